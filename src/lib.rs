@@ -1,0 +1,6 @@
+//! braidlog: a durable log-structured stream store.
+
+pub mod format;
+pub mod platform;
+pub mod proto;
+pub mod record;

@@ -1,0 +1,75 @@
+//! Holds the checked-in code under `src/gen` to the files under `proto`.
+//!
+//! Generation needs neither protoc nor a build script. After a change of a proto file:
+//! `BRAIDLOG_BLESS=1 cargo test --test codegen`.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+const FILES: [&str; 4] = [
+    "braidlog/v1/record.proto",
+    "braidlog/v1/run.proto",
+    "braidlog/v1/stream.proto",
+    "braidlog/storage/v1/storage.proto",
+];
+
+/// Answers that the server sends as bytes that are encoded already.
+const PRE_ENCODED: [&str; 2] = ["ReadResponse", "TailResponse"];
+
+fn generate() -> BTreeMap<String, Vec<u8>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut compiler = protox::Compiler::new([root.join("proto")]).expect("proto folder");
+    compiler.include_imports(true).include_source_info(true).open_files(FILES).expect("protos");
+    let set = compiler.file_descriptor_set();
+    let out = tempfile::tempdir().expect("temporary folder");
+    let folder = |name: &str| {
+        let folder = out.path().join(name);
+        fs::create_dir(&folder).expect("create folder");
+        folder
+    };
+
+    prost_build::Config::new()
+        .bytes(["."])
+        .out_dir(folder("messages"))
+        .compile_fds(set.clone())
+        .expect("messages");
+    let mut server = tonic_prost_build::configure().build_client(false).out_dir(folder("server"));
+    for message in PRE_ENCODED {
+        server = server.extern_path(
+            format!(".braidlog.v1.{message}"),
+            format!("crate::grpc::encoded::{message}"),
+        );
+    }
+    server.extern_path(".braidlog.v1", "crate::proto").compile_fds(set.clone()).expect("server");
+    tonic_prost_build::configure()
+        .build_server(false)
+        .extern_path(".braidlog.v1", "crate::proto")
+        .out_dir(folder("client"))
+        .compile_fds(set)
+        .expect("client");
+
+    let read = |path: &str| fs::read(out.path().join(path)).expect("generated file");
+    BTreeMap::from([
+        ("messages.rs".into(), read("messages/braidlog.v1.rs")),
+        ("storage.rs".into(), read("messages/braidlog.storage.v1.rs")),
+        ("server.rs".into(), read("server/braidlog.v1.rs")),
+        ("client.rs".into(), read("client/braidlog.v1.rs")),
+        ("descriptor.bin".into(), compiler.encode_file_descriptor_set()),
+    ])
+}
+
+#[test]
+fn generated_code_is_what_the_protos_say() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gen");
+    for (name, fresh) in generate() {
+        let path = folder.join(&name);
+        if std::env::var_os("BRAIDLOG_BLESS").is_some() {
+            fs::write(&path, &fresh).expect("write generated code");
+            continue;
+        }
+        let stored = fs::read(&path).expect("read generated code");
+        assert!(
+            stored == fresh,
+            "src/gen/{name} is stale: BRAIDLOG_BLESS=1 cargo test --test codegen"
+        );
+    }
+}
