@@ -14,7 +14,7 @@ pub mod storage {
     /// Version 1.
     #[allow(clippy::all, missing_docs)]
     pub mod v1 {
-        include!("../gen/storage.rs");
+        include!("gen/storage.rs");
     }
 }
 

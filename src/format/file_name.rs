@@ -1,0 +1,92 @@
+//! Every file name of a data directory, built and parsed here and nowhere else.
+//!
+//! ```text
+//! LOCK  STORE  CURRENT  MANIFEST-<n:016x>  journal/slot-<n:02>  tmp/…
+//! ```
+//! Names are built from integers and fixed words; user text never becomes a path.
+
+use crate::platform::RelPath;
+
+/// Held by the process that has the store open.
+pub fn lock() -> RelPath {
+    RelPath::new("LOCK")
+}
+
+/// Says what the store is.
+pub fn store() -> RelPath {
+    RelPath::new("STORE")
+}
+
+/// Says which manifest is live.
+pub fn current() -> RelPath {
+    RelPath::new("CURRENT")
+}
+
+/// A new `CURRENT` before its rename.
+pub fn current_new() -> RelPath {
+    RelPath::new("tmp/CURRENT")
+}
+
+/// A new `STORE` before its rename.
+pub fn store_new() -> RelPath {
+    RelPath::new("tmp/STORE")
+}
+
+/// The data directory.
+pub fn root() -> RelPath {
+    RelPath::new("")
+}
+
+/// Directory of the journal's slots.
+pub fn journal() -> RelPath {
+    RelPath::new("journal")
+}
+
+/// Directory of files before their rename.
+pub fn tmp() -> RelPath {
+    RelPath::new("tmp")
+}
+
+/// Manifest number `n`.
+pub fn manifest(n: u64) -> RelPath {
+    RelPath::new(format!("MANIFEST-{n:016x}"))
+}
+
+/// Number of the manifest with this file name in the data directory.
+pub fn parse_manifest(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("MANIFEST-")?;
+    let n = u64::from_str_radix(digits, 16).ok()?;
+    (manifest(n).name() == name).then_some(n)
+}
+
+/// Slot number `n` of the journal.
+pub fn slot(n: u32) -> RelPath {
+    RelPath::new(format!("journal/slot-{n:02}"))
+}
+
+/// Number of the slot with this file name in the journal's directory.
+pub fn parse_slot(name: &str) -> Option<u32> {
+    let n = name.strip_prefix("slot-")?.parse().ok()?;
+    (slot(n).name() == name).then_some(n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_to_what_they_were_built_from_and_nothing_else_does() {
+        for n in [0, 9, 10, 99, 100, 12_345] {
+            assert_eq!(parse_slot(slot(n).name()), Some(n));
+        }
+        for n in [0, 1, u64::MAX] {
+            assert_eq!(parse_manifest(manifest(n).name()), Some(n));
+        }
+        for name in ["slot-", "slot-1", "slot-007", "slot-+1", "slot-00.tmp", "SLOT-00"] {
+            assert_eq!(parse_slot(name), None, "{name}");
+        }
+        for name in ["MANIFEST-1", "MANIFEST-000000000000000G", "MANIFEST-000000000000000A"] {
+            assert_eq!(parse_manifest(name), None, "{name}");
+        }
+    }
+}
