@@ -1,1 +1,3 @@
-fn main(){}
+//! The `braidlog` binary.
+
+fn main() {}

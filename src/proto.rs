@@ -3,7 +3,7 @@
 //! The code is made from `proto/` by `tests/codegen.rs` and checked in, so that a build needs no
 //! protobuf compiler. Payloads are [`bytes::Bytes`], shared with the buffer they were read from.
 
-/// The messages of the gRPC API; [`Record`](v1::Record) is also what is on disk.
+/// The messages of the gRPC API; [`Record`] is also what is on disk.
 #[allow(clippy::all, missing_docs)]
 pub mod v1 {
     include!("gen/messages.rs");

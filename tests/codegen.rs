@@ -3,6 +3,8 @@
 //! Generation needs neither protoc nor a build script. After a change of a proto file:
 //! `BRAIDLOG_BLESS=1 cargo test --test codegen`.
 
+#![allow(clippy::disallowed_methods, reason = "a test reads and writes the source tree")]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 const FILES: [&str; 4] = [

@@ -87,12 +87,8 @@ mod tests {
     use super::*;
 
     fn cursors() -> [Cursor; 2] {
-        let run = Cursor {
-            run_uid: RunUid([9; 16]),
-            seq: Seq(1 << 40),
-            chain: Chain(77),
-            stream: None,
-        };
+        let run =
+            Cursor { run_uid: RunUid([9; 16]), seq: Seq(1 << 40), chain: Chain(77), stream: None };
         [run, Cursor { stream: Some((StreamNo(3), Index(12))), ..run }]
     }
 

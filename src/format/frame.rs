@@ -299,7 +299,8 @@ mod tests {
                 data: b"hello",
             });
         }
-        let producer = ProducerAdvanced { r#ref: 0, id: "p".into(), epoch: 1, seq: 2, payload_crc: 3 };
+        let producer =
+            ProducerAdvanced { r#ref: 0, id: "p".into(), epoch: 1, seq: 2, payload_crc: 3 };
         let place = FramePlace {
             run_no: RunNo(5),
             first_seq: Seq(7),

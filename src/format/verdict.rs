@@ -149,8 +149,7 @@ mod tests {
     fn row_1_the_next_slot_begins_whatever_stands_here() {
         let (slot, crcs) = slot();
         for n in 0..4 {
-            let place =
-                Place { next_slot_first: Some(10 + n as u64), ..place(&slot, &crcs, n) };
+            let place = Place { next_slot_first: Some(10 + n as u64), ..place(&slot, &crcs, n) };
             assert_eq!(judge(&place), Verdict::NextSlot);
         }
     }

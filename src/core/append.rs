@@ -1,0 +1,326 @@
+//! Appending a batch of records to an output stream.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    Decision, Refusal, RunState,
+    command::{check_open, check_run_uid},
+    state::Memory,
+};
+use crate::{
+    format::{
+        frame::{FrameBuilder, FramePlace},
+        wire::RecordFields,
+    },
+    proto::{
+        Header, Kind, StreamKind,
+        storage::v1::{Effects, ProducerAdvanced, StreamOpened},
+    },
+    record::{
+        APPEND_BYTES_MAX, APPEND_RECORDS_MAX, HEADERS_MAX, ID_BYTES_MAX, Index,
+        PRODUCERS_PER_RUN_MAX, RECORD_BYTES_MAX, RunUid, STREAM_NAME_BYTES_MAX,
+        STREAMS_PER_RUN_MAX, Seq, StreamNo, check_name, check_text,
+    },
+};
+
+/// A record to append.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NewRecord {
+    /// Body: opaque bytes.
+    pub data: Bytes,
+    /// Headers, kept in order; at most 64.
+    pub headers: Vec<Header>,
+    /// Caller's identifier, at most 128 bytes, or empty.
+    pub id: String,
+    /// Caller's time in milliseconds since the Unix epoch, or 0.
+    pub client_time_ms: u64,
+}
+
+impl NewRecord {
+    /// A record that is a body and nothing else.
+    pub fn new(data: impl Into<Bytes>) -> Self {
+        Self { data: data.into(), ..Self::default() }
+    }
+
+    /// Bytes that count against the limits: data and headers.
+    pub fn size(&self) -> usize {
+        let header = |header: &Header| header.name.len() + header.value.len();
+        self.data.len() + self.headers.iter().map(header).sum::<usize>()
+    }
+}
+
+/// Makes repeating an append harmless: the same (id, epoch, seq) is applied once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Producer {
+    /// Name of the producer in the run, 1 to 128 bytes.
+    pub id: Arc<str>,
+    /// Epoch: a higher one fences every lower one.
+    pub epoch: u64,
+    /// Number of this append in the epoch: starts at 0, grows by one per append.
+    pub seq: u64,
+}
+
+/// A batch for one stream, applied whole or not at all.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Append {
+    /// Identity the run must have, if given.
+    pub run_uid: Option<RunUid>,
+    /// Name of the stream; opened by its first append.
+    pub stream: Arc<str>,
+    /// 1 to 1,000 records with at most 1 MiB of data and headers in total.
+    pub records: Vec<NewRecord>,
+    /// Seq the run's log must be at, if given.
+    pub expected_seq: Option<Seq>,
+    /// Index the stream must be at, if given.
+    pub expected_index: Option<Index>,
+    /// The idempotent producer, if any.
+    pub producer: Option<Producer>,
+}
+
+/// Where an append's records are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Identity of the run.
+    pub run_uid: RunUid,
+    /// Seq of the first record.
+    pub first_seq: Seq,
+    /// Index of the first record.
+    pub first_index: Index,
+    /// Number of records.
+    pub count: u32,
+    /// Server time of the records, milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// Whether an earlier append with the same producer numbers is being answered.
+    pub deduplicated: bool,
+    /// Whether that earlier append is too old for its positions to be known; they are 0 then.
+    pub positions_forgotten: bool,
+}
+
+impl Appended {
+    /// Seq after the last record.
+    pub fn next_seq(&self) -> Seq {
+        self.first_seq + u64::from(self.count)
+    }
+
+    /// Index after the last record.
+    pub fn next_index(&self) -> Index {
+        self.first_index + u64::from(self.count)
+    }
+}
+
+impl Append {
+    /// Row 1: names and sizes.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`], [`Refusal::TooLarge`].
+    pub fn check(&self) -> Result<(), Refusal> {
+        check_name(&self.stream, STREAM_NAME_BYTES_MAX)
+            .map_err(|error| Refusal::name("stream", error))?;
+        if self.records.is_empty() {
+            return Err(Refusal::invalid("records", "is empty: an append has at least one record"));
+        }
+        Refusal::check_size("append (records)", self.records.len(), APPEND_RECORDS_MAX)?;
+        let mut bytes = 0;
+        for record in &self.records {
+            let size = record.size();
+            Refusal::check_size("record (bytes of data and headers)", size, RECORD_BYTES_MAX)?;
+            Refusal::check_size("record (headers)", record.headers.len(), HEADERS_MAX)?;
+            check_text(&record.id, ID_BYTES_MAX)
+                .map_err(|error| Refusal::name("records.id", error))?;
+            bytes += size;
+        }
+        Refusal::check_size("append (bytes of data and headers)", bytes, APPEND_BYTES_MAX)?;
+        if let Some(producer) = &self.producer {
+            check_name(&producer.id, ID_BYTES_MAX)
+                .map_err(|error| Refusal::name("producer.id", error))?;
+            if producer.seq == u64::MAX {
+                return Err(Refusal::invalid("producer.seq", "is the greatest number there is"));
+            }
+        }
+        Ok(())
+    }
+
+    /// CRC-32 (IEEE) of what is appended, to tell a retry from a reused number.
+    fn payload_crc(&self) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        let mut field = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        field(self.stream.as_bytes());
+        for record in &self.records {
+            field(&record.data);
+            field(record.id.as_bytes());
+            field(&record.client_time_ms.to_le_bytes());
+            for header in &record.headers {
+                field(header.name.as_bytes());
+                field(&header.value);
+            }
+        }
+        hasher.finalize()
+    }
+}
+
+impl RunState {
+    /// Admits an append, in the order of checks of [`command`](super::command).
+    ///
+    /// # Errors
+    /// The first check that fails; the state is then unchanged.
+    pub fn append(&mut self, append: &Append, now_ms: u64) -> Result<Decision<Appended>, Refusal> {
+        append.check()?;
+        check_run_uid(self, append.run_uid)?;
+        let payload_crc = append.producer.as_ref().map(|_| append.payload_crc()).unwrap_or(0);
+        if let Some(answer) = self.repeated(append, payload_crc)? {
+            return Ok(Decision::Duplicate(answer));
+        }
+        check_open(self, Some(&append.stream))?;
+        let stream = self.stream_no(&append.stream);
+        let first_index = self.check_positions(append, stream)?;
+        let advance = append
+            .producer
+            .as_ref()
+            .map(|producer| self.check_advance(producer, payload_crc))
+            .transpose()?;
+        if stream.is_none() && STREAMS_PER_RUN_MAX <= self.streams.len() {
+            let limit = STREAMS_PER_RUN_MAX as u64;
+            return Err(Refusal::Limit { which: "streams per run".into(), limit });
+        }
+        Ok(self.accept(append, stream, first_index, advance, now_ms))
+    }
+
+    /// Rows 3 and 4: the answer, if this very append was applied before.
+    fn repeated(&self, append: &Append, payload_crc: u32) -> Result<Option<Appended>, Refusal> {
+        let Some(producer) = &append.producer else { return Ok(None) };
+        let Some((_, known)) = self.producer(&producer.id) else { return Ok(None) };
+        if producer.epoch < known.epoch {
+            return Err(Refusal::StaleEpoch { current: known.epoch });
+        }
+        if known.epoch < producer.epoch {
+            return Ok(None);
+        }
+        match known.remembered(producer.seq) {
+            Memory::Unseen => Ok(None),
+            Memory::Known(append) if append.payload_crc != payload_crc => {
+                Err(Refusal::DedupMismatch)
+            }
+            Memory::Known(append) => Ok(Some(Appended { deduplicated: true, ..append.appended })),
+            Memory::Forgotten => Ok(Some(Appended {
+                run_uid: self.run_uid,
+                first_seq: Seq::ZERO,
+                first_index: Index::ZERO,
+                count: append.records.len() as u32,
+                time_ms: self.updated_ms,
+                deduplicated: true,
+                positions_forgotten: true,
+            })),
+        }
+    }
+
+    /// Rows 6, for the stream, and 8.
+    fn check_positions(&self, append: &Append, stream: Option<StreamNo>) -> Result<Index, Refusal> {
+        let known = stream.map(|no| self.stream(no));
+        let tail = known.map_or(Index::ZERO, |stream| stream.tail);
+        if known.is_some_and(|stream| stream.closed) {
+            let final_index = Some(tail);
+            return Err(Refusal::Closed { outcome: None, final_seq: self.tail, final_index });
+        }
+        if known.is_some_and(|stream| stream.kind != StreamKind::Output) {
+            return Err(Refusal::invalid("stream", "is not an output stream"));
+        }
+        if append.expected_seq.is_some_and(|expected| expected != self.tail) {
+            return Err(Refusal::SeqMismatch { tail: self.tail });
+        }
+        if append.expected_index.is_some_and(|expected| expected != tail) {
+            return Err(Refusal::IndexMismatch { tail });
+        }
+        Ok(tail)
+    }
+
+    /// Row 9, and row 12 for producers.
+    fn check_advance(
+        &self,
+        producer: &Producer,
+        payload_crc: u32,
+    ) -> Result<ProducerAdvanced, Refusal> {
+        let advanced = |r#ref: usize, id: &str| ProducerAdvanced {
+            r#ref: r#ref as u32,
+            id: id.into(),
+            epoch: producer.epoch,
+            seq: producer.seq,
+            payload_crc,
+        };
+        match self.producer(&producer.id) {
+            Some((at, known)) if known.epoch == producer.epoch => {
+                if producer.seq != known.next_seq {
+                    return Err(Refusal::ProducerGap { expected: known.next_seq });
+                }
+                Ok(advanced(at, ""))
+            }
+            _ if producer.seq != 0 => Err(Refusal::BadEpochStart),
+            Some((at, _)) => Ok(advanced(at, "")),
+            None if PRODUCERS_PER_RUN_MAX <= self.producers.len() => {
+                let limit = PRODUCERS_PER_RUN_MAX as u64;
+                Err(Refusal::Limit { which: "producers per run".into(), limit })
+            }
+            None => Ok(advanced(self.producers.len(), &producer.id)),
+        }
+    }
+
+    /// Row 13.
+    fn accept(
+        &mut self,
+        append: &Append,
+        stream: Option<StreamNo>,
+        first_index: Index,
+        advance: Option<ProducerAdvanced>,
+        now_ms: u64,
+    ) -> Decision<Appended> {
+        let time_ms = now_ms.max(self.updated_ms);
+        let stream_no = stream.unwrap_or(StreamNo(self.streams.len() as u32));
+        let bytes: usize = append.records.iter().map(|record| record.size() + 32).sum();
+        let mut builder = FrameBuilder::new(bytes + 64);
+        for (n, record) in append.records.iter().enumerate() {
+            builder.record(&RecordFields {
+                stream: stream_no,
+                seq: self.tail + n as u64,
+                index: first_index + n as u64,
+                time_ms,
+                kind: Kind::Chunk,
+                headers: &record.headers,
+                id: &record.id,
+                client_time_ms: record.client_time_ms,
+                event: None,
+                data: &record.data,
+            });
+        }
+        let opened = stream.is_none().then(|| StreamOpened {
+            stream: stream_no.0,
+            name: append.stream.as_ref().into(),
+            kind: StreamKind::Output.into(),
+        });
+        let effects = Effects {
+            streams_opened: opened.into_iter().collect(),
+            producer: advance,
+            streams_trimmed: Vec::new(),
+        };
+        let answer = Appended {
+            run_uid: self.run_uid,
+            first_seq: self.tail,
+            first_index,
+            count: builder.count(),
+            time_ms,
+            deduplicated: false,
+            positions_forgotten: false,
+        };
+        let frame = builder.finish(&self.next_place(0, time_ms), &effects);
+        self.fold_own(&frame);
+        Decision::Accepted(frame, answer)
+    }
+
+    /// Where the run's next frame goes.
+    pub(super) fn next_place(&self, flags: u8, time_ms: u64) -> FramePlace {
+        FramePlace { run_no: self.run_no, first_seq: self.tail, time_ms, flags, chain: self.chain }
+    }
+}

@@ -1,0 +1,264 @@
+//! The life of a run and its streams: create, close, trim.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    Decision, Refusal, RunState,
+    command::{check_open, check_run_uid},
+};
+use crate::{
+    format::{
+        frame::{Chain, FLAG_CLOSES, FLAG_FIRST, Frame, FrameBuilder, FramePlace},
+        wire::RecordFields,
+    },
+    proto::{
+        Event, Kind, Outcome, RunClosed, RunCreated, RunError, StreamClosed, event,
+        storage::v1::{Effects, StreamTrimmed},
+    },
+    record::{
+        Index, OUTPUT_BYTES_MAX, RUN_ID_BYTES_MAX, RunNo, RunUid, STREAM_NAME_BYTES_MAX, Seq,
+        StreamNo, check_name, check_text,
+    },
+};
+
+/// Asks for a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Create {
+    /// Tenant.
+    pub namespace: Arc<str>,
+    /// Name: 1 to 512 bytes without control characters, not starting with `$`.
+    pub run_id: Arc<str>,
+    /// Task, up to 512 bytes, or empty.
+    pub task: Arc<str>,
+}
+
+/// What the store gives a run that is created.
+#[derive(Debug, Clone, Copy)]
+pub struct NewRun {
+    /// Its number.
+    pub run_no: RunNo,
+    /// Its identity.
+    pub run_uid: RunUid,
+}
+
+/// Closes a run.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Close {
+    /// Identity the run must have, if given.
+    pub run_uid: Option<RunUid>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it returned, at most 1 MiB.
+    pub output: Bytes,
+    /// Media type of the output.
+    pub output_type: String,
+    /// Why it did not complete; at most 1 MiB in total.
+    pub error: Option<RunError>,
+    /// Seq the run's log must be at, if given.
+    pub expected_seq: Option<Seq>,
+}
+
+/// The run is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// Seq of the closing record.
+    pub seq: Seq,
+    /// Whether it had been closed the same way before.
+    pub deduplicated: bool,
+}
+
+/// Closes one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloseStream {
+    /// Identity the run must have, if given.
+    pub run_uid: Option<RunUid>,
+    /// Name of the stream.
+    pub stream: Arc<str>,
+}
+
+/// The stream is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// Index after its last record.
+    pub final_index: Index,
+    /// Whether it had been closed before.
+    pub deduplicated: bool,
+}
+
+/// Gives up the records of a stream below an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trim {
+    /// Identity the run must have, if given.
+    pub run_uid: Option<RunUid>,
+    /// Name of the stream.
+    pub stream: Arc<str>,
+    /// First index to keep; at most the stream's tail.
+    pub trim: Index,
+}
+
+impl Create {
+    /// Row 1: names.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`].
+    pub fn check(&self) -> Result<(), Refusal> {
+        check_name(&self.run_id, RUN_ID_BYTES_MAX)
+            .map_err(|error| Refusal::name("run_id", error))?;
+        check_text(&self.task, RUN_ID_BYTES_MAX).map_err(|error| Refusal::name("task", error))
+    }
+
+    /// Whether creating a run that exists is only a repetition.
+    ///
+    /// # Errors
+    /// [`Refusal::RunExists`] if the parameters differ.
+    pub fn check_same(&self, existing: &RunState) -> Result<(), Refusal> {
+        if existing.task == self.task { Ok(()) } else { Err(Refusal::RunExists) }
+    }
+}
+
+impl RunState {
+    /// Creates a run: its state and its first frame.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`].
+    pub fn create(create: &Create, new: NewRun, now_ms: u64) -> Result<(Self, Frame), Refusal> {
+        create.check()?;
+        let event = event::Event::RunCreated(RunCreated {
+            namespace: create.namespace.as_ref().into(),
+            run_id: create.run_id.as_ref().into(),
+            run_uid: new.run_uid.0.to_vec().into(),
+            task: create.task.as_ref().into(),
+        });
+        let place = FramePlace {
+            run_no: new.run_no,
+            first_seq: Seq::ZERO,
+            time_ms: now_ms,
+            flags: FLAG_FIRST,
+            chain: Chain::start(new.run_uid),
+        };
+        let frame = lifecycle_frame(&place, Index::ZERO, event);
+        let state = Self::begin(&frame).expect("a frame just built replays");
+        Ok((state, frame))
+    }
+
+    /// Admits a close, in the order of checks of [`command`](super::command). Closing again with
+    /// the same outcome gives the first answer.
+    ///
+    /// # Errors
+    /// The first check that fails; the state is then unchanged.
+    pub fn close(&mut self, close: &Close, now_ms: u64) -> Result<Decision<Closed>, Refusal> {
+        close.check()?;
+        check_run_uid(self, close.run_uid)?;
+        if let Some(ending) = &self.ending
+            && ending.outcome == close.outcome
+        {
+            return Ok(Decision::Duplicate(Closed { seq: ending.seq, deduplicated: true }));
+        }
+        check_open(self, None)?;
+        if close.expected_seq.is_some_and(|expected| expected != self.tail) {
+            return Err(Refusal::SeqMismatch { tail: self.tail });
+        }
+        let event = event::Event::RunClosed(RunClosed {
+            outcome: close.outcome.into(),
+            output: close.output.clone(),
+            output_type: close.output_type.clone(),
+            error: close.error.clone(),
+        });
+        let answer = Closed { seq: self.tail, deduplicated: false };
+        Ok(Decision::Accepted(self.accept_event(FLAG_CLOSES, event, now_ms), answer))
+    }
+
+    /// Admits the close of one stream. Closing it again gives the first answer, also after the run
+    /// was closed.
+    ///
+    /// # Errors
+    /// The first check that fails; the state is then unchanged.
+    pub fn close_stream(
+        &mut self,
+        close: &CloseStream,
+        now_ms: u64,
+    ) -> Result<Decision<StreamEnd>, Refusal> {
+        let stream_no = self.named_stream(&close.stream, close.run_uid)?;
+        let stream = self.stream(stream_no);
+        let final_index = stream.tail;
+        if stream.closed {
+            return Ok(Decision::Duplicate(StreamEnd { final_index, deduplicated: true }));
+        }
+        check_open(self, Some(&close.stream))?;
+        let event = event::Event::StreamClosed(StreamClosed { stream: stream_no.0 });
+        let answer = StreamEnd { final_index, deduplicated: false };
+        Ok(Decision::Accepted(self.accept_event(0, event, now_ms), answer))
+    }
+
+    /// Admits a trim, of open and closed runs alike. Trims never go back: a lower one changes
+    /// nothing and answers with the trim that holds.
+    ///
+    /// # Errors
+    /// [`Refusal::BeyondTail`] if the index has not been written yet, and the usual ones.
+    pub fn trim(&mut self, trim: &Trim, now_ms: u64) -> Result<Decision<Index>, Refusal> {
+        let stream_no = self.named_stream(&trim.stream, trim.run_uid)?;
+        let stream = self.stream(stream_no);
+        if stream.tail < trim.trim {
+            return Err(Refusal::BeyondTail { tail: stream.tail.0 });
+        }
+        if trim.trim <= stream.trim {
+            return Ok(Decision::Duplicate(stream.trim));
+        }
+        let trimmed = StreamTrimmed { stream: stream_no.0, trim: trim.trim.0 };
+        let effects = Effects { streams_trimmed: vec![trimmed], ..Effects::default() };
+        let place = self.next_place(0, now_ms.max(self.updated_ms));
+        let frame = FrameBuilder::new(0).finish(&place, &effects);
+        self.fold_own(&frame);
+        Ok(Decision::Accepted(frame, trim.trim))
+    }
+
+    /// Rows 1 and 2 for commands on one stream that exists. `$run` is nobody's to close or trim.
+    fn named_stream(&self, name: &str, run_uid: Option<RunUid>) -> Result<StreamNo, Refusal> {
+        check_name(name, STREAM_NAME_BYTES_MAX).map_err(|error| Refusal::name("stream", error))?;
+        check_run_uid(self, run_uid)?;
+        self.stream_no(name).ok_or(Refusal::StreamNotFound)
+    }
+
+    fn accept_event(&mut self, flags: u8, event: event::Event, now_ms: u64) -> Frame {
+        let place = self.next_place(flags, now_ms.max(self.updated_ms));
+        let frame = lifecycle_frame(&place, self.stream(StreamNo::RUN).tail, event);
+        self.fold_own(&frame);
+        frame
+    }
+}
+
+impl Close {
+    fn check(&self) -> Result<(), Refusal> {
+        if self.outcome == Outcome::Unspecified {
+            return Err(Refusal::invalid("outcome", "is missing: say how the run ended"));
+        }
+        Refusal::check_size("output (bytes)", self.output.len(), OUTPUT_BYTES_MAX)?;
+        check_text(&self.output_type, RUN_ID_BYTES_MAX)
+            .map_err(|error| Refusal::name("output_type", error))?;
+        let error = self.error.as_ref().map_or(0, |error| {
+            error.r#type.len() + error.name.len() + error.message.len() + error.stack_trace.len()
+        });
+        Refusal::check_size("error (bytes)", error, OUTPUT_BYTES_MAX)
+    }
+}
+
+/// A frame that holds one event of stream 0.
+fn lifecycle_frame(place: &FramePlace, index: Index, event: event::Event) -> Frame {
+    let event = Event { event: Some(event) };
+    let mut builder = FrameBuilder::new(128);
+    builder.record(&RecordFields {
+        stream: StreamNo::RUN,
+        seq: place.first_seq,
+        index,
+        time_ms: place.time_ms,
+        kind: Kind::Lifecycle,
+        headers: &[],
+        id: "",
+        client_time_ms: 0,
+        event: Some(&event),
+        data: &[],
+    });
+    builder.finish(place, &Effects::default())
+}

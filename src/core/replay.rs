@@ -1,0 +1,269 @@
+//! Folding frames into a run's state: the only way a state changes.
+//!
+//! A frame is checked against the state before any of it is folded in: its chain must link, its
+//! numbers must continue. A frame that does not fit leaves the state as it was and is reported as
+//! damage, since every frame that was ever acknowledged fits.
+
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::{
+    append::Appended,
+    state::{Ending, ProducerState, Remembered, RunState, StreamState},
+};
+use crate::{
+    format::{
+        Damage,
+        frame::{Chain, FLAG_CLOSES, FLAG_FIRST, FLAG_STUB, Frame},
+        wire,
+    },
+    proto::{Event, Outcome, event, storage::v1::Effects},
+    record::{Index, RunUid, Seq, StreamNo},
+};
+
+/// What a frame holds, for whoever has to find its records again.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// The streams its records belong to, each once, in order of their first record.
+    pub spans: Vec<StreamSpan>,
+}
+
+/// The records of one stream in a frame: dense in index, not necessarily side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamSpan {
+    /// The stream.
+    pub stream: StreamNo,
+    /// Index of its first record in the frame.
+    pub first_index: Index,
+    /// Number of its records in the frame.
+    pub count: u32,
+}
+
+/// A frame, decoded and checked against the state it is about to be folded into.
+struct Checked {
+    effects: Effects,
+    events: Vec<(Seq, event::Event)>,
+    facts: Facts,
+}
+
+impl RunState {
+    /// The state after a run's first frame.
+    ///
+    /// # Errors
+    /// What does not hold; every frame that was acknowledged does.
+    pub fn begin(frame: &Frame) -> Result<Self, Damage> {
+        let damage = Damage::Message { what: "first frame of a run" };
+        if frame.header.flags & FLAG_FIRST == 0 {
+            return Err(Damage::Chain);
+        }
+        let first = wire::skim(frame.records_slice())?;
+        let created = match decode_event(frame, first.event.ok_or(damage)?)? {
+            event::Event::RunCreated(created) => created,
+            _ => return Err(damage),
+        };
+        let run_uid = RunUid::from_slice(&created.run_uid).ok_or(damage)?;
+        let chain = Chain::start(run_uid);
+        let mut state = Self {
+            namespace: created.namespace.into(),
+            run_id: created.run_id.into(),
+            run_uid,
+            run_no: frame.header.run_no,
+            task: created.task.into(),
+            created_ms: frame.header.time_ms,
+            updated_ms: frame.header.time_ms,
+            tail: Seq::ZERO,
+            chain,
+            records_chain: chain,
+            streams: vec![StreamState::run()],
+            producers: Vec::new(),
+            bytes: 0,
+            ending: None,
+        };
+        state.replay(frame)?;
+        Ok(state)
+    }
+
+    /// Folds a frame in.
+    ///
+    /// # Errors
+    /// What does not hold; the state is then unchanged.
+    pub fn replay(&mut self, frame: &Frame) -> Result<Facts, Damage> {
+        let checked = self.check(frame)?;
+        self.fold(frame, checked.effects, checked.events, &checked.facts);
+        Ok(checked.facts)
+    }
+
+    /// Folds a frame in that was just made for this state.
+    pub(super) fn fold_own(&mut self, frame: &Frame) {
+        self.replay(frame).expect("a frame just built replays");
+    }
+
+    fn check(&self, frame: &Frame) -> Result<Checked, Damage> {
+        let header = &frame.header;
+        if header.run_no != self.run_no || self.chain.link(header.crc) != header.chain {
+            return Err(Damage::Chain);
+        }
+        expect_number("seq", header.first_seq.0, self.tail.0)?;
+        if header.flags & FLAG_STUB != 0 {
+            return Err(Damage::Unknown { what: "stub in the journal", found: 0 });
+        }
+        let effects = frame.effects()?;
+        self.check_effects(&effects)?;
+        let (facts, events) = self.check_records(frame, effects.streams_opened.len())?;
+        Ok(Checked { effects, events, facts })
+    }
+
+    fn check_effects(&self, effects: &Effects) -> Result<(), Damage> {
+        for (n, opened) in effects.streams_opened.iter().enumerate() {
+            let expected = self.streams.len() + n;
+            expect_number("stream", u64::from(opened.stream), expected as u64)?;
+        }
+        if let Some(producer) = &effects.producer {
+            let known = self.producers.len() as u64;
+            if known < u64::from(producer.r#ref) {
+                return expect_number("producer", u64::from(producer.r#ref), known);
+            }
+        }
+        let streams = self.streams.len() as u64;
+        match effects.streams_trimmed.iter().find(|trimmed| streams <= u64::from(trimmed.stream)) {
+            Some(trimmed) => expect_number("stream", u64::from(trimmed.stream), streams),
+            None => Ok(()),
+        }
+    }
+
+    /// Walks the records: seqs dense in the run, indices dense in each stream.
+    fn check_records(
+        &self,
+        frame: &Frame,
+        opened: usize,
+    ) -> Result<(Facts, Vec<(Seq, event::Event)>), Damage> {
+        let mut facts = Facts::default();
+        let mut events = Vec::new();
+        let mut seq = self.tail;
+        for found in wire::skim_all(frame.records_slice()) {
+            let found = found?;
+            expect_number("seq", found.seq.0, seq.0)?;
+            let expected = self.next_index(&mut facts, found.stream, opened)?;
+            expect_number("index", found.index.0, expected.0)?;
+            if let Some(event) = found.event {
+                events.push((seq, decode_event(frame, event)?));
+            }
+            seq = seq + 1;
+        }
+        expect_number("count", seq.0 - self.tail.0, u64::from(frame.header.count))?;
+        let closes = events.iter().any(|(_, event)| matches!(event, event::Event::RunClosed(_)));
+        if closes != (frame.header.flags & FLAG_CLOSES != 0) {
+            return Err(Damage::Message { what: "closing frame" });
+        }
+        Ok((facts, events))
+    }
+
+    /// The index the next record of a stream must have, counted into `facts`.
+    fn next_index(
+        &self,
+        facts: &mut Facts,
+        stream: StreamNo,
+        opened: usize,
+    ) -> Result<Index, Damage> {
+        if let Some(span) = facts.spans.iter_mut().find(|span| span.stream == stream) {
+            span.count += 1;
+            return Ok(span.first_index + u64::from(span.count - 1));
+        }
+        let known = self.streams.len() + opened;
+        if known <= stream.0 as usize {
+            expect_number("stream", u64::from(stream.0), known as u64)?;
+        }
+        let first_index =
+            self.streams.get(stream.0 as usize).map_or(Index::ZERO, |stream| stream.tail);
+        facts.spans.push(StreamSpan { stream, first_index, count: 1 });
+        Ok(first_index)
+    }
+
+    fn fold(
+        &mut self,
+        frame: &Frame,
+        effects: Effects,
+        events: Vec<(Seq, event::Event)>,
+        facts: &Facts,
+    ) {
+        let header = &frame.header;
+        for opened in effects.streams_opened {
+            let kind = opened.kind();
+            self.streams.push(StreamState::new(opened.name.into(), kind));
+        }
+        if let Some(producer) = effects.producer {
+            let span = facts.spans.first();
+            let appended = Appended {
+                run_uid: self.run_uid,
+                first_seq: header.first_seq,
+                first_index: span.map_or(Index::ZERO, |span| span.first_index),
+                count: header.count,
+                time_ms: header.time_ms,
+                deduplicated: false,
+                positions_forgotten: false,
+            };
+            let remembered = Remembered { payload_crc: producer.payload_crc, appended };
+            if producer.r#ref as usize == self.producers.len() {
+                self.producers.push(ProducerState::new(Arc::from(producer.id.as_str())));
+            }
+            let known = &mut self.producers[producer.r#ref as usize];
+            if known.epoch != producer.epoch {
+                known.recent.clear();
+            }
+            known.epoch = producer.epoch;
+            known.next_seq = producer.seq + 1;
+            known.remember(remembered);
+        }
+        for trimmed in effects.streams_trimmed {
+            let stream = &mut self.streams[trimmed.stream as usize];
+            stream.trim = stream.trim.max(Index(trimmed.trim));
+        }
+        for span in &facts.spans {
+            self.streams[span.stream.0 as usize].tail = span.first_index + u64::from(span.count);
+        }
+        for (seq, event) in events {
+            self.fold_event(seq, event, header.time_ms);
+        }
+        self.tail = frame.next_seq();
+        self.chain = header.chain;
+        if 0 < header.count {
+            self.records_chain = header.chain;
+        }
+        self.updated_ms = self.updated_ms.max(header.time_ms);
+        self.bytes += frame.bytes().len() as u64;
+    }
+
+    fn fold_event(&mut self, seq: Seq, event: event::Event, time_ms: u64) {
+        match event {
+            event::Event::RunCreated(_) => {}
+            event::Event::StreamClosed(closed) => {
+                if let Some(stream) = self.streams.get_mut(closed.stream as usize) {
+                    stream.closed = true;
+                }
+            }
+            event::Event::RunClosed(closed) => {
+                let outcome = Outcome::try_from(closed.outcome).unwrap_or_default();
+                self.ending = Some(Ending {
+                    outcome,
+                    seq,
+                    time_ms,
+                    output: closed.output,
+                    output_type: closed.output_type,
+                    error: closed.error,
+                });
+            }
+        }
+    }
+}
+
+/// Decodes an event; its bodies share the frame's memory.
+fn decode_event(frame: &Frame, event: &[u8]) -> Result<event::Event, Damage> {
+    let damage = Damage::Message { what: "event" };
+    let event = Event::decode(frame.bytes().slice_ref(event)).map_err(|_| damage)?;
+    event.event.ok_or(damage)
+}
+
+fn expect_number(what: &'static str, found: u64, expected: u64) -> Result<(), Damage> {
+    if found == expected { Ok(()) } else { Err(Damage::Numbering { what, found, expected }) }
+}

@@ -1,0 +1,165 @@
+//! What is known of a run: the fold of its frames.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+
+use super::append::Appended;
+use crate::{
+    format::frame::Chain,
+    proto::{Outcome, RunError, StreamKind},
+    record::{Index, PRODUCER_APPENDS_REMEMBERED, RUN_STREAM_NAME, RunNo, RunUid, Seq, StreamNo},
+};
+
+/// State of a run. Fields change only by replaying a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunState {
+    /// Tenant.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub run_id: Arc<str>,
+    /// Identity.
+    pub run_uid: RunUid,
+    /// Number in the store.
+    pub run_no: RunNo,
+    /// Task, or empty.
+    pub task: Arc<str>,
+    /// Milliseconds since the Unix epoch of the creation.
+    pub created_ms: u64,
+    /// Milliseconds since the Unix epoch of the last frame; never decreases.
+    pub updated_ms: u64,
+    /// Next seq.
+    pub tail: Seq,
+    /// Chain after the last frame.
+    pub chain: Chain,
+    /// Chain after the last frame that holds records: proof of a cursor at the tail.
+    pub records_chain: Chain,
+    /// Streams by number; `$run` is the first.
+    pub streams: Vec<StreamState>,
+    /// Idempotent producers by their reference number.
+    pub producers: Vec<ProducerState>,
+    /// Bytes of all frames.
+    pub bytes: u64,
+    /// How it ended, once it is closed.
+    pub ending: Option<Ending>,
+}
+
+/// State of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamState {
+    /// Name.
+    pub name: Arc<str>,
+    /// Output, input, or `$run`.
+    pub kind: StreamKind,
+    /// First index that is kept. `trim <= tail`.
+    pub trim: Index,
+    /// Next index.
+    pub tail: Index,
+    /// Whether the stream was closed by itself.
+    pub closed: bool,
+}
+
+/// State of an idempotent producer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProducerState {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Newest epoch.
+    pub epoch: u64,
+    /// Number that comes next in the epoch.
+    pub next_seq: u64,
+    /// Its last appends in this epoch, oldest first: at most [`PRODUCER_APPENDS_REMEMBERED`].
+    pub recent: VecDeque<Remembered>,
+}
+
+/// An append that can be answered again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// CRC of what was appended.
+    pub payload_crc: u32,
+    /// The answer.
+    pub appended: Appended,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// Outcome.
+    pub outcome: Outcome,
+    /// Seq of the closing record.
+    pub seq: Seq,
+    /// Milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// What the run returned.
+    pub output: Bytes,
+    /// Media type of the output.
+    pub output_type: String,
+    /// Why it did not complete.
+    pub error: Option<RunError>,
+}
+
+impl RunState {
+    /// The stream with this name.
+    pub fn stream_no(&self, name: &str) -> Option<StreamNo> {
+        let at = self.streams.iter().position(|stream| &*stream.name == name)?;
+        Some(StreamNo(at as u32))
+    }
+
+    /// The stream with this number.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn stream(&self, stream: StreamNo) -> &StreamState {
+        &self.streams[stream.0 as usize]
+    }
+
+    pub(super) fn producer(&self, id: &str) -> Option<(usize, &ProducerState)> {
+        self.producers.iter().enumerate().find(|(_, producer)| &*producer.id == id)
+    }
+}
+
+impl StreamState {
+    /// `$run`, as every run has it.
+    pub(super) fn run() -> Self {
+        Self::new(RUN_STREAM_NAME.into(), StreamKind::Run)
+    }
+
+    pub(super) fn new(name: Arc<str>, kind: StreamKind) -> Self {
+        Self { name, kind, trim: Index::ZERO, tail: Index::ZERO, closed: false }
+    }
+}
+
+impl ProducerState {
+    pub(super) fn new(id: Arc<str>) -> Self {
+        Self { id, epoch: 0, next_seq: 0, recent: VecDeque::new() }
+    }
+
+    /// The append with this number of the current epoch: known, forgotten, or yet to come.
+    pub(super) fn remembered(&self, seq: u64) -> Memory<'_> {
+        if self.next_seq <= seq {
+            return Memory::Unseen;
+        }
+        let age = (self.next_seq - seq) as usize;
+        match self.recent.len().checked_sub(age) {
+            Some(at) => Memory::Known(&self.recent[at]),
+            None => Memory::Forgotten,
+        }
+    }
+
+    pub(super) fn remember(&mut self, append: Remembered) {
+        if self.recent.len() == PRODUCER_APPENDS_REMEMBERED {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(append);
+    }
+}
+
+/// What is known of a producer's append.
+pub(super) enum Memory<'a> {
+    /// Not applied.
+    Unseen,
+    /// Applied; here is the answer.
+    Known(&'a Remembered),
+    /// Applied, too long ago for the answer.
+    Forgotten,
+}

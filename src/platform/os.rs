@@ -1,0 +1,426 @@
+//! The platform of a running server: a directory on a local file system, the system's clock and
+//! its random source.
+//!
+//! Promises: every error names the operation and the path and keeps the kind the system gave, so
+//! that a full disk is [`io::ErrorKind::StorageFull`]; a call interrupted by a signal goes on;
+//! zeros written are blocks on the disk and never a hole.
+//!
+//! What it deliberately does not do: buffer, cache file handles, retry anything that failed, map
+//! files into memory, or guess whether a file system keeps its promises.
+
+// The one place where files, clocks, threads and random bytes come from. Everything else is
+// refused these functions, so that it runs in simulation as well.
+#![allow(clippy::disallowed_methods)]
+
+use std::{
+    error, fmt,
+    fs::{self, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{Clock, Entropy, File, Open, Platform, RelPath, Vfs};
+
+/// Zeros for [`File::write_zeros_at`]: big enough to make system calls rare, and without cost in
+/// the binary.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+/// The platform for a data directory, which [`OsVfs::create_root`] can make.
+pub fn platform(data_dir: impl Into<PathBuf>) -> Platform {
+    Platform {
+        vfs: Arc::new(OsVfs::new(data_dir)),
+        clock: Arc::new(OsClock::new()),
+        entropy: Arc::new(OsEntropy),
+    }
+}
+
+/// Starts a named thread.
+pub fn spawn(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(body)
+}
+
+/// What a failed call was doing: the payload of every [`io::Error`] from this module.
+#[derive(Debug)]
+pub struct OsError {
+    /// The operation, as a verb.
+    pub operation: &'static str,
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What the system said.
+    pub cause: io::Error,
+}
+
+impl OsError {
+    /// The system's error number behind an error, wrapped by this module or not.
+    pub fn raw(error: &io::Error) -> Option<i32> {
+        let wrapped = error.get_ref().and_then(|inner| inner.downcast_ref::<OsError>());
+        wrapped.map_or_else(|| error.raw_os_error(), |inner| Self::raw(&inner.cause))
+    }
+}
+
+impl fmt::Display for OsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The cause is part of the text and not a `source`: an io::Error is mostly shown alone.
+        write!(f, "{} {}: {}", self.operation, self.path.display(), self.cause)
+    }
+}
+
+impl error::Error for OsError {}
+
+/// Adds operation and path to an error and keeps its kind.
+fn named(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+    move |cause| {
+        let path = path.to_owned();
+        io::Error::new(cause.kind(), OsError { operation, path, cause })
+    }
+}
+
+/// Makes the names in a directory last.
+fn sync_names(dir: &Path) -> io::Result<()> {
+    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(named("sync directory", dir))
+}
+
+/// The directory holding a path's last component; the working directory has an empty name.
+fn holder(path: &Path) -> Option<&Path> {
+    path.parent().map(|parent| if parent == Path::new("") { Path::new(".") } else { parent })
+}
+
+/// The names below a directory of the file system.
+#[derive(Debug, Clone)]
+pub struct OsVfs {
+    root: PathBuf,
+}
+
+impl OsVfs {
+    /// The names below `root`, which need not exist before the first call.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Makes a directory and whatever it lacks above, each lasting before the next is made.
+    /// Succeeds if it exists already, and then makes that last, too: a process killed after
+    /// making it may not have come to the sync.
+    pub fn create_root(root: &Path) -> io::Result<()> {
+        let Some(parent) = holder(root) else { return Ok(()) };
+        if root.is_dir() {
+            return match sync_names(parent) {
+                // We cannot have made what is in a directory that we may not even open.
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+                synced => synced,
+            };
+        }
+        Self::create_root(parent)?;
+        let names = fs::File::open(parent).map_err(named("open directory", parent))?;
+        create_dir(root)?;
+        names.sync_all().map_err(named("sync directory", parent))
+    }
+
+    fn full(&self, path: &RelPath) -> PathBuf {
+        // Joining an empty path would add a slash at the end.
+        if path.as_str().is_empty() { self.root.clone() } else { self.root.join(path.as_str()) }
+    }
+}
+
+/// Makes one directory; one that is there already will do, a file in its place will not.
+fn create_dir(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.map_err(named("create directory", path)),
+    }
+}
+
+impl Vfs for OsVfs {
+    fn open(&self, path: &RelPath, how: Open) -> io::Result<Arc<dyn File>> {
+        let path = self.full(path);
+        let mut options = OpenOptions::new();
+        let (operation, options) = match how {
+            Open::Read => ("open", options.read(true)),
+            Open::Write => ("open for writing", options.read(true).write(true)),
+            Open::CreateNew => ("create", options.read(true).write(true).create_new(true)),
+        };
+        let file = options.open(&path).map_err(named(operation, &path))?;
+        Ok(Arc::new(OsFile { file, path }))
+    }
+
+    fn create_dir(&self, path: &RelPath) -> io::Result<()> {
+        create_dir(&self.full(path))
+    }
+
+    fn list(&self, path: &RelPath) -> io::Result<Vec<String>> {
+        let path = self.full(path);
+        // A name that is not UTF-8 is not ours; it shows up garbled and is treated as foreign.
+        let name = |entry: io::Result<fs::DirEntry>| {
+            entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+        };
+        fs::read_dir(&path)
+            .and_then(|entries| entries.map(name).collect())
+            .map_err(named("list", &path))
+    }
+
+    fn rename(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
+        let (from, to) = (self.full(from), self.full(to));
+        fs::rename(&from, &to).map_err(named("rename to", &to)).map_err(named("rename", &from))
+    }
+
+    fn unlink(&self, path: &RelPath) -> io::Result<()> {
+        let path = self.full(path);
+        fs::remove_file(&path).map_err(named("unlink", &path))
+    }
+
+    fn sync_dir(&self, path: &RelPath) -> io::Result<()> {
+        sync_names(&self.full(path))
+    }
+
+    fn lock(&self, path: &RelPath) -> io::Result<Box<dyn Send + Sync>> {
+        let path = self.full(path);
+        // Opened for writing, because over NFS an exclusive lock needs it.
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        let file = file.map_err(named("open for locking", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(file)),
+            Err(TryLockError::WouldBlock) => {
+                Err(named("lock", &path)(io::ErrorKind::WouldBlock.into()))
+            }
+            Err(TryLockError::Error(e)) => Err(named("lock", &path)(e)),
+        }
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.root)
+            .map_err(io::Error::from)
+            .map_err(named("free space", &self.root))?;
+        // `f_bavail` leaves out what is reserved for root.
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn location(&self) -> PathBuf {
+        self.root.clone()
+    }
+}
+
+/// A file of the file system, by its descriptor. The path is the one it was opened under.
+#[derive(Debug)]
+pub struct OsFile {
+    file: fs::File,
+    path: PathBuf,
+}
+
+impl File for OsFile {
+    fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, position).map_err(named("read", &self.path))
+    }
+
+    fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()> {
+        // The rest of a short write is asked for once more, because only that call tells why it
+        // was short (a full disk, a bad one); if nothing goes on, the kind is WriteZero.
+        self.file.write_all_at(bytes, position).map_err(named("write", &self.path))
+    }
+
+    fn write_zeros_at(&self, position: u64, len: u64) -> io::Result<()> {
+        let (mut position, mut left) = (position, len);
+        while 0 < left {
+            let chunk = left.min(ZEROS.len() as u64);
+            let zeros = &ZEROS[..chunk as usize];
+            self.file.write_all_at(zeros, position).map_err(named("zero", &self.path))?;
+            position += chunk;
+            left -= chunk;
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data().map_err(named("sync data", &self.path))
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_all().map_err(named("sync", &self.path))
+    }
+
+    fn drop_cache(&self) -> io::Result<()> {
+        rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(io::Error::from)
+            .map_err(named("drop cache", &self.path))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.metadata().map(|meta| meta.len()).map_err(named("length", &self.path))
+    }
+}
+
+/// The system's clocks.
+#[derive(Debug, Clone)]
+pub struct OsClock {
+    start: Instant,
+}
+
+impl OsClock {
+    /// A clock whose monotonic time counts from now.
+    pub fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Default for OsClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for OsClock {
+    fn wall_ms(&self) -> u64 {
+        // A clock set before 1970 reads as 1970: the wall clock may be wrong, never fatal.
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn mono(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+/// The system's random source.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OsEntropy;
+
+impl Entropy for OsEntropy {
+    fn fill(&self, buf: &mut [u8]) {
+        // Identities made of anything less could collide; without this source nothing can go on.
+        getrandom::fill(buf).expect("the system has a random source");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text)
+    }
+
+    fn store() -> (tempfile::TempDir, OsVfs) {
+        let dir = tempfile::tempdir().unwrap();
+        let vfs = OsVfs::new(dir.path());
+        (dir, vfs)
+    }
+
+    fn kind<T>(result: io::Result<T>) -> io::ErrorKind {
+        result.err().expect("must fail").kind()
+    }
+
+    #[test]
+    fn bytes_written_are_read_back_and_grow_the_file() {
+        let (_dir, vfs) = store();
+        let file = vfs.open(&path("a"), Open::CreateNew).unwrap();
+        file.write_all_at(b"hello", 3).unwrap();
+        file.sync_data().unwrap();
+        file.sync_all().unwrap();
+        file.drop_cache().unwrap();
+        assert_eq!(file.len().unwrap(), 8);
+        let mut buf = [1; 8];
+        file.read_exact_at(&mut buf, 0).unwrap();
+        assert_eq!(&buf, b"\0\0\0hello");
+        assert_eq!(kind(file.read_exact_at(&mut buf, 1)), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn zeros_are_blocks_and_not_a_hole() {
+        use std::os::unix::fs::MetadataExt;
+        let (dir, vfs) = store();
+        let len = (2 << 20) + 4096;
+        let file = vfs.open(&path("z"), Open::CreateNew).unwrap();
+        file.write_zeros_at(0, len).unwrap();
+        file.sync_all().unwrap();
+        let meta = fs::metadata(dir.path().join("z")).unwrap();
+        assert_eq!(meta.len(), len);
+        assert!(len <= meta.blocks() * 512, "only {} blocks", meta.blocks());
+    }
+
+    #[test]
+    fn open_says_what_must_and_must_not_exist() {
+        let (_dir, vfs) = store();
+        assert_eq!(kind(vfs.open(&path("a"), Open::Read)), io::ErrorKind::NotFound);
+        assert_eq!(kind(vfs.open(&path("a"), Open::Write)), io::ErrorKind::NotFound);
+        vfs.open(&path("a"), Open::CreateNew).unwrap();
+        assert_eq!(kind(vfs.open(&path("a"), Open::CreateNew)), io::ErrorKind::AlreadyExists);
+        vfs.open(&path("a"), Open::Write).unwrap().write_all_at(b"x", 0).unwrap();
+        assert!(vfs.open(&path("a"), Open::Read).unwrap().write_all_at(b"x", 0).is_err());
+    }
+
+    #[test]
+    fn names_are_made_moved_listed_and_removed() {
+        let (_dir, vfs) = store();
+        vfs.create_dir(&path("d")).unwrap();
+        vfs.create_dir(&path("d")).unwrap();
+        vfs.open(&path("d/a"), Open::CreateNew).unwrap().write_all_at(b"new", 0).unwrap();
+        vfs.open(&path("b"), Open::CreateNew).unwrap();
+        vfs.rename(&path("d/a"), &path("b")).unwrap();
+        vfs.sync_dir(&path(RelPath::ROOT)).unwrap();
+        assert_eq!(vfs.open(&path("b"), Open::Read).unwrap().len().unwrap(), 3);
+        assert_eq!(vfs.list(&path("d")).unwrap(), Vec::<String>::new());
+        vfs.unlink(&path("b")).unwrap();
+        assert_eq!(vfs.list(&path(RelPath::ROOT)).unwrap(), ["d"]);
+        vfs.open(&path("f"), Open::CreateNew).unwrap();
+        assert_eq!(kind(vfs.create_dir(&path("f"))), io::ErrorKind::AlreadyExists);
+        assert_eq!(kind(vfs.create_dir(&path("no/d"))), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_lock_is_exclusive_while_its_guard_lives() {
+        let (_dir, vfs) = store();
+        assert_eq!(kind(vfs.lock(&path("LOCK"))), io::ErrorKind::NotFound);
+        vfs.open(&path("LOCK"), Open::CreateNew).unwrap();
+        let guard = vfs.lock(&path("LOCK")).unwrap();
+        assert_eq!(kind(vfs.lock(&path("LOCK"))), io::ErrorKind::WouldBlock);
+        drop(guard);
+        vfs.lock(&path("LOCK")).unwrap();
+    }
+
+    #[test]
+    fn errors_name_operation_and_path_and_keep_the_cause() {
+        let (dir, vfs) = store();
+        let error = vfs.open(&path("journal/slot-00"), Open::Read).err().unwrap();
+        let shown = error.to_string();
+        let place = dir.path().join("journal/slot-00").display().to_string();
+        assert!(shown.starts_with(&format!("open {place}: ")), "{shown}");
+        assert_eq!(OsError::raw(&error), Some(rustix::io::Errno::NOENT.raw_os_error()));
+    }
+
+    #[test]
+    fn the_data_directory_is_made_with_its_parents() {
+        let (dir, _) = store();
+        let root = dir.path().join("a/b/c");
+        OsVfs::create_root(&root).unwrap();
+        OsVfs::create_root(&root).unwrap();
+        assert!(root.is_dir());
+        fs::write(root.join("f"), b"").unwrap();
+        assert!(OsVfs::create_root(&root.join("f")).is_err());
+    }
+
+    #[test]
+    fn the_platform_has_space_time_and_randomness() {
+        let (dir, _) = store();
+        let platform = platform(dir.path());
+        assert!(0 < platform.vfs.free_bytes().unwrap());
+        assert_eq!(platform.vfs.location(), dir.path());
+        // 2020-01-01: whoever runs this lives later.
+        assert!(1_577_836_800_000 < platform.clock.wall_ms());
+        let before = platform.clock.mono();
+        assert!(before <= platform.clock.mono());
+        assert_ne!(platform.random_id(), platform.random_id());
+    }
+
+    #[test]
+    fn a_thread_bears_its_name() {
+        let (send, receive) = std::sync::mpsc::channel();
+        let body = move || send.send(thread::current().name().map(str::to_owned)).unwrap();
+        spawn("committer", body).unwrap().join().unwrap();
+        assert_eq!(receive.recv().unwrap().as_deref(), Some("committer"));
+    }
+}
