@@ -315,8 +315,7 @@ impl RunState {
             positions_forgotten: false,
         };
         let frame = builder.finish(&self.next_place(0, time_ms), &effects);
-        self.fold_own(&frame);
-        Decision::Accepted(frame, answer)
+        self.accepted(frame, answer)
     }
 
     /// Where the run's next frame goes.

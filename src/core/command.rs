@@ -15,7 +15,7 @@
 //! 3 before 4: a zombie learns that it is one. 4 before 6: the retry of a final append succeeds.
 //! Rows 5, 7, 10 and 11 of the protocol's table concern commands that do not exist yet.
 
-use super::{Refusal, RunState};
+use super::{Facts, Refusal, RunState};
 use crate::{format::frame::Frame, record::RunUid};
 
 /// What became of an admitted command.
@@ -23,19 +23,16 @@ use crate::{format::frame::Frame, record::RunUid};
 pub enum Decision<R> {
     /// It is accepted: the frame has been folded into the state and must become durable before
     /// the answer is given.
-    Accepted(Frame, R),
+    Accepted {
+        /// What goes to disk.
+        frame: Frame,
+        /// What it changes for readers.
+        facts: Facts,
+        /// The answer.
+        answer: R,
+    },
     /// It had been applied before: the answer to that.
     Duplicate(R),
-}
-
-impl<R> Decision<R> {
-    /// Splits the frame, if there is one, from the answer.
-    pub fn into_parts(self) -> (Option<Frame>, R) {
-        match self {
-            Self::Accepted(frame, answer) => (Some(frame), answer),
-            Self::Duplicate(answer) => (None, answer),
-        }
-    }
 }
 
 /// Row 2, second half.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Decision, Refusal, RunState,
+    Decision, Facts, Refusal, RunState,
     command::{check_open, check_run_uid},
 };
 use crate::{
@@ -123,7 +123,11 @@ impl RunState {
     ///
     /// # Errors
     /// [`Refusal::Invalid`].
-    pub fn create(create: &Create, new: NewRun, now_ms: u64) -> Result<(Self, Frame), Refusal> {
+    pub fn create(
+        create: &Create,
+        new: NewRun,
+        now_ms: u64,
+    ) -> Result<(Self, Frame, Facts), Refusal> {
         create.check()?;
         let event = event::Event::RunCreated(RunCreated {
             namespace: create.namespace.as_ref().into(),
@@ -139,8 +143,8 @@ impl RunState {
             chain: Chain::start(new.run_uid),
         };
         let frame = lifecycle_frame(&place, Index::ZERO, event);
-        let state = Self::begin(&frame).expect("a frame just built replays");
-        Ok((state, frame))
+        let (state, facts) = Self::begin(&frame).expect("a frame just built replays");
+        Ok((state, frame, facts))
     }
 
     /// Admits a close, in the order of checks of [`command`](super::command). Closing again with
@@ -167,7 +171,7 @@ impl RunState {
             error: close.error.clone(),
         });
         let answer = Closed { seq: self.tail, deduplicated: false };
-        Ok(Decision::Accepted(self.accept_event(FLAG_CLOSES, event, now_ms), answer))
+        Ok(self.accept_event(FLAG_CLOSES, event, now_ms, answer))
     }
 
     /// Admits the close of one stream. Closing it again gives the first answer, also after the run
@@ -189,7 +193,7 @@ impl RunState {
         check_open(self, Some(&close.stream))?;
         let event = event::Event::StreamClosed(StreamClosed { stream: stream_no.0 });
         let answer = StreamEnd { final_index, deduplicated: false };
-        Ok(Decision::Accepted(self.accept_event(0, event, now_ms), answer))
+        Ok(self.accept_event(0, event, now_ms, answer))
     }
 
     /// Admits a trim, of open and closed runs alike. Trims never go back: a lower one changes
@@ -210,8 +214,7 @@ impl RunState {
         let effects = Effects { streams_trimmed: vec![trimmed], ..Effects::default() };
         let place = self.next_place(0, now_ms.max(self.updated_ms));
         let frame = FrameBuilder::new(0).finish(&place, &effects);
-        self.fold_own(&frame);
-        Ok(Decision::Accepted(frame, trim.trim))
+        Ok(self.accepted(frame, trim.trim))
     }
 
     /// Rows 1 and 2 for commands on one stream that exists. `$run` is nobody's to close or trim.
@@ -221,11 +224,16 @@ impl RunState {
         self.stream_no(name).ok_or(Refusal::StreamNotFound)
     }
 
-    fn accept_event(&mut self, flags: u8, event: event::Event, now_ms: u64) -> Frame {
+    fn accept_event<R>(
+        &mut self,
+        flags: u8,
+        event: event::Event,
+        now_ms: u64,
+        answer: R,
+    ) -> Decision<R> {
         let place = self.next_place(flags, now_ms.max(self.updated_ms));
         let frame = lifecycle_frame(&place, self.stream(StreamNo::RUN).tail, event);
-        self.fold_own(&frame);
-        frame
+        self.accepted(frame, answer)
     }
 }
 

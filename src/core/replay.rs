@@ -9,6 +9,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::{
+    Decision,
     append::Appended,
     state::{Ending, ProducerState, Remembered, RunState, StreamState},
 };
@@ -18,15 +19,26 @@ use crate::{
         frame::{Chain, FLAG_CLOSES, FLAG_FIRST, FLAG_STUB, Frame},
         wire,
     },
-    proto::{Event, Outcome, event, storage::v1::Effects},
+    proto::{
+        Event, Outcome, RunClosed, StreamKind, event,
+        storage::v1::{Effects, ProducerAdvanced},
+    },
     record::{Index, RunUid, Seq, StreamNo},
 };
 
-/// What a frame holds, for whoever has to find its records again.
+/// What a frame changes for readers of its run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
     /// The streams its records belong to, each once, in order of their first record.
     pub spans: Vec<StreamSpan>,
+    /// Streams it opens, numbered on from those there were.
+    pub opened: Vec<(Arc<str>, StreamKind)>,
+    /// Streams it trims, and their first index that is kept.
+    pub trimmed: Vec<(StreamNo, Index)>,
+    /// Streams it closes by themselves.
+    pub closed: Vec<StreamNo>,
+    /// How it ends the run, if it does.
+    pub outcome: Option<Outcome>,
 }
 
 /// The records of one stream in a frame: dense in index, not necessarily side by side.
@@ -52,7 +64,7 @@ impl RunState {
     ///
     /// # Errors
     /// What does not hold; every frame that was acknowledged does.
-    pub fn begin(frame: &Frame) -> Result<Self, Damage> {
+    pub fn begin(frame: &Frame) -> Result<(Self, Facts), Damage> {
         let damage = Damage::Message { what: "first frame of a run" };
         if frame.header.flags & FLAG_FIRST == 0 {
             return Err(Damage::Chain);
@@ -80,8 +92,8 @@ impl RunState {
             bytes: 0,
             ending: None,
         };
-        state.replay(frame)?;
-        Ok(state)
+        let facts = state.replay(frame)?;
+        Ok((state, facts))
     }
 
     /// Folds a frame in.
@@ -89,14 +101,15 @@ impl RunState {
     /// # Errors
     /// What does not hold; the state is then unchanged.
     pub fn replay(&mut self, frame: &Frame) -> Result<Facts, Damage> {
-        let checked = self.check(frame)?;
-        self.fold(frame, checked.effects, checked.events, &checked.facts);
-        Ok(checked.facts)
+        let Checked { effects, events, facts } = self.check(frame)?;
+        self.fold(frame, effects.producer, events, &facts);
+        Ok(facts)
     }
 
     /// Folds a frame in that was just made for this state.
-    pub(super) fn fold_own(&mut self, frame: &Frame) {
-        self.replay(frame).expect("a frame just built replays");
+    pub(super) fn accepted<R>(&mut self, frame: Frame, answer: R) -> Decision<R> {
+        let facts = self.replay(&frame).expect("a frame just built replays");
+        Decision::Accepted { frame, facts, answer }
     }
 
     fn check(&self, frame: &Frame) -> Result<Checked, Damage> {
@@ -110,7 +123,19 @@ impl RunState {
         }
         let effects = frame.effects()?;
         self.check_effects(&effects)?;
-        let (facts, events) = self.check_records(frame, effects.streams_opened.len())?;
+        let (mut facts, events) = self.check_records(frame, effects.streams_opened.len())?;
+        facts.opened =
+            effects.streams_opened.iter().map(|s| (s.name.as_str().into(), s.kind())).collect();
+        facts.trimmed =
+            effects.streams_trimmed.iter().map(|t| (StreamNo(t.stream), Index(t.trim))).collect();
+        for (_, event) in &events {
+            match event {
+                event::Event::RunCreated(_) => {}
+                event::Event::StreamClosed(closed) => facts.closed.push(StreamNo(closed.stream)),
+                event::Event::RunClosed(closed) => facts.outcome = Some(closed.outcome()),
+            }
+        }
+        self.check_closed(&facts)?;
         Ok(Checked { effects, events, facts })
     }
 
@@ -125,11 +150,13 @@ impl RunState {
                 return expect_number("producer", u64::from(producer.r#ref), known);
             }
         }
-        let streams = self.streams.len() as u64;
-        match effects.streams_trimmed.iter().find(|trimmed| streams <= u64::from(trimmed.stream)) {
-            Some(trimmed) => expect_number("stream", u64::from(trimmed.stream), streams),
-            None => Ok(()),
-        }
+        let known = self.streams.len();
+        effects.streams_trimmed.iter().try_for_each(|trimmed| expect_stream(trimmed.stream, known))
+    }
+
+    fn check_closed(&self, facts: &Facts) -> Result<(), Damage> {
+        let known = self.streams.len() + facts.opened.len();
+        facts.closed.iter().try_for_each(|stream| expect_stream(stream.0, known))
     }
 
     /// Walks the records: seqs dense in the run, indices dense in each stream.
@@ -170,10 +197,7 @@ impl RunState {
             span.count += 1;
             return Ok(span.first_index + u64::from(span.count - 1));
         }
-        let known = self.streams.len() + opened;
-        if known <= stream.0 as usize {
-            expect_number("stream", u64::from(stream.0), known as u64)?;
-        }
+        expect_stream(stream.0, self.streams.len() + opened)?;
         let first_index =
             self.streams.get(stream.0 as usize).map_or(Index::ZERO, |stream| stream.tail);
         facts.spans.push(StreamSpan { stream, first_index, count: 1 });
@@ -183,47 +207,31 @@ impl RunState {
     fn fold(
         &mut self,
         frame: &Frame,
-        effects: Effects,
+        producer: Option<ProducerAdvanced>,
         events: Vec<(Seq, event::Event)>,
         facts: &Facts,
     ) {
         let header = &frame.header;
-        for opened in effects.streams_opened {
-            let kind = opened.kind();
-            self.streams.push(StreamState::new(opened.name.into(), kind));
+        for (name, kind) in &facts.opened {
+            self.streams.push(StreamState::new(name.clone(), *kind));
         }
-        if let Some(producer) = effects.producer {
-            let span = facts.spans.first();
-            let appended = Appended {
-                run_uid: self.run_uid,
-                first_seq: header.first_seq,
-                first_index: span.map_or(Index::ZERO, |span| span.first_index),
-                count: header.count,
-                time_ms: header.time_ms,
-                deduplicated: false,
-                positions_forgotten: false,
-            };
-            let remembered = Remembered { payload_crc: producer.payload_crc, appended };
-            if producer.r#ref as usize == self.producers.len() {
-                self.producers.push(ProducerState::new(Arc::from(producer.id.as_str())));
-            }
-            let known = &mut self.producers[producer.r#ref as usize];
-            if known.epoch != producer.epoch {
-                known.recent.clear();
-            }
-            known.epoch = producer.epoch;
-            known.next_seq = producer.seq + 1;
-            known.remember(remembered);
+        if let Some(producer) = producer {
+            self.fold_producer(frame, producer, facts);
         }
-        for trimmed in effects.streams_trimmed {
-            let stream = &mut self.streams[trimmed.stream as usize];
-            stream.trim = stream.trim.max(Index(trimmed.trim));
+        for &(stream, trim) in &facts.trimmed {
+            let stream = &mut self.streams[stream.0 as usize];
+            stream.trim = stream.trim.max(trim);
         }
         for span in &facts.spans {
             self.streams[span.stream.0 as usize].tail = span.first_index + u64::from(span.count);
         }
+        for stream in &facts.closed {
+            self.streams[stream.0 as usize].closed = true;
+        }
         for (seq, event) in events {
-            self.fold_event(seq, event, header.time_ms);
+            if let event::Event::RunClosed(closed) = event {
+                self.ending = Some(Ending::of(seq, header.time_ms, closed));
+            }
         }
         self.tail = frame.next_seq();
         self.chain = header.chain;
@@ -234,25 +242,38 @@ impl RunState {
         self.bytes += frame.bytes().len() as u64;
     }
 
-    fn fold_event(&mut self, seq: Seq, event: event::Event, time_ms: u64) {
-        match event {
-            event::Event::RunCreated(_) => {}
-            event::Event::StreamClosed(closed) => {
-                if let Some(stream) = self.streams.get_mut(closed.stream as usize) {
-                    stream.closed = true;
-                }
-            }
-            event::Event::RunClosed(closed) => {
-                let outcome = Outcome::try_from(closed.outcome).unwrap_or_default();
-                self.ending = Some(Ending {
-                    outcome,
-                    seq,
-                    time_ms,
-                    output: closed.output,
-                    output_type: closed.output_type,
-                    error: closed.error,
-                });
-            }
+    fn fold_producer(&mut self, frame: &Frame, producer: ProducerAdvanced, facts: &Facts) {
+        let appended = Appended {
+            run_uid: self.run_uid,
+            first_seq: frame.header.first_seq,
+            first_index: facts.spans.first().map_or(Index::ZERO, |span| span.first_index),
+            count: frame.header.count,
+            time_ms: frame.header.time_ms,
+            deduplicated: false,
+            positions_forgotten: false,
+        };
+        if producer.r#ref as usize == self.producers.len() {
+            self.producers.push(ProducerState::new(Arc::from(producer.id.as_str())));
+        }
+        let known = &mut self.producers[producer.r#ref as usize];
+        if known.epoch != producer.epoch {
+            known.recent.clear();
+        }
+        known.epoch = producer.epoch;
+        known.next_seq = producer.seq.saturating_add(1);
+        known.remember(Remembered { payload_crc: producer.payload_crc, appended });
+    }
+}
+
+impl Ending {
+    fn of(seq: Seq, time_ms: u64, closed: RunClosed) -> Self {
+        Self {
+            outcome: closed.outcome(),
+            seq,
+            time_ms,
+            output: closed.output,
+            output_type: closed.output_type,
+            error: closed.error,
         }
     }
 }
@@ -266,4 +287,12 @@ fn decode_event(frame: &Frame, event: &[u8]) -> Result<event::Event, Damage> {
 
 fn expect_number(what: &'static str, found: u64, expected: u64) -> Result<(), Damage> {
     if found == expected { Ok(()) } else { Err(Damage::Numbering { what, found, expected }) }
+}
+
+/// Demands one of the `known` streams.
+fn expect_stream(stream: u32, known: usize) -> Result<(), Damage> {
+    if (stream as usize) < known {
+        return Ok(());
+    }
+    Err(Damage::Unknown { what: "stream", found: u64::from(stream) })
 }

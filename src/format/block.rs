@@ -170,21 +170,41 @@ fn hide_zero_sectors(block: &mut [u8], payload_len: usize, block_no: u64) -> u16
     mask
 }
 
-/// XORs the payload with the stream of (mask, block_no): SplitMix64 (Steele, Lea, Flood 2014),
-/// little-endian, one output per eight bytes. Mask 0 is the identity.
+/// XORs the payload with the stream of (mask, block_no). Mask 0 is the identity.
 fn toggle_mask(payload: &mut [u8], mask: u16, block_no: u64) {
+    toggle_mask_from(payload, 0, mask, block_no);
+}
+
+/// XORs a part of the payload, beginning at `offset`, with the stream of (mask, block_no):
+/// SplitMix64 (Steele, Lea, Flood 2014), little-endian, one output per eight bytes.
+fn toggle_mask_from(part: &mut [u8], offset: u64, mask: u16, block_no: u64) {
     if mask == 0 {
         return;
     }
-    let mut state = block_no ^ (u64::from(mask) << 48);
-    for chunk in payload.chunks_mut(8) {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        chunk.iter_mut().zip(z.to_le_bytes()).for_each(|(byte, mask)| *byte ^= mask);
+    let seed = block_no ^ (u64::from(mask) << 48);
+    let mut word = offset / 8;
+    let mut skip = (offset % 8) as usize;
+    let mut rest = part;
+    while !rest.is_empty() {
+        let (chunk, tail) = rest.split_at_mut(rest.len().min(8 - skip));
+        let stream = split_mix(seed, word).to_le_bytes();
+        chunk.iter_mut().zip(&stream[skip..]).for_each(|(byte, mask)| *byte ^= mask);
+        (word, skip, rest) = (word + 1, 0, tail);
     }
+}
+
+/// Output number `n` of SplitMix64.
+fn split_mix(seed: u64, n: u64) -> u64 {
+    let mut z = seed.wrapping_add(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Takes the mask off a part of a block's payload that was read by itself; `offset` is where the
+/// part begins in the payload.
+pub fn unmask(part: &mut [u8], offset: u64, header: &BlockHeader) {
+    toggle_mask_from(part, offset, header.mask, header.block_no);
 }
 
 /// Whether a sector that holds header, payload or trailer bytes is all zero.
@@ -375,6 +395,21 @@ mod tests {
             match inspect(&bytes, &EXPECTED) {
                 Found::Block(found) => assert_eq!(&found.payload[..], &vec![0; len][..]),
                 other => panic!("{len} zeros: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn any_part_of_a_masked_payload_can_be_read_by_itself() {
+        let payload = vec![0; 1_500];
+        let bytes = block(&payload);
+        let header = header(&bytes, DRAFT.salt).expect("sound");
+        assert_ne!(header.mask, 0);
+        for from in 0..40 {
+            for to in [from, from + 1, from + 7, from + 8, from + 9, 1_500] {
+                let mut part = bytes[BLOCK_HEADER_BYTES + from..BLOCK_HEADER_BYTES + to].to_vec();
+                unmask(&mut part, from as u64, &header);
+                assert!(is_zero(&part), "{from}..{to}");
             }
         }
     }

@@ -144,6 +144,8 @@ pub enum Evidence {
     LaterBlock,
     /// The block before says that nothing was written after it.
     CleanShutdown,
+    /// `CURRENT` names the file, which happens only after its first block is durable.
+    Current,
 }
 
 impl std::fmt::Display for Evidence {
@@ -152,6 +154,7 @@ impl std::fmt::Display for Evidence {
             Self::NextSlot => "the next slot in use",
             Self::LaterBlock => "a later block",
             Self::CleanShutdown => "the clean-shutdown mark before it",
+            Self::Current => "CURRENT",
         })
     }
 }

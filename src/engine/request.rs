@@ -1,0 +1,318 @@
+//! What callers ask of a store and what they get: plain values, shared with the remote client.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::{
+    format::{Damage, cursor::Cursor, wire},
+    proto::{Outcome, Record, RunError, StreamKind},
+    record::{Index, RunUid, Seq, StreamNo},
+};
+
+/// Names a run: its tenant and its id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunKey {
+    /// Tenant.
+    pub namespace: Arc<str>,
+    /// Name in the tenant.
+    pub run_id: Arc<str>,
+}
+
+/// The tenant of callers that name none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+impl RunKey {
+    /// A run of the default namespace.
+    pub fn new(run_id: impl Into<Arc<str>>) -> Self {
+        Self { namespace: DEFAULT_NAMESPACE.into(), run_id: run_id.into() }
+    }
+}
+
+/// A run as of one position of its log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunInfo {
+    /// Name.
+    pub run_id: Arc<str>,
+    /// Identity.
+    pub run_uid: RunUid,
+    /// Task, or empty.
+    pub task: Arc<str>,
+    /// Milliseconds since the Unix epoch of the creation.
+    pub created_ms: u64,
+    /// Milliseconds since the Unix epoch of the last change.
+    pub updated_ms: u64,
+    /// How and when it ended; none while it is open.
+    pub ended: Option<RunEnd>,
+    /// Next seq; the object reflects all records below it.
+    pub tail: Seq,
+    /// Number of streams, `$run` included.
+    pub streams: u32,
+    /// Bytes of the run's frames, as stored in the journal.
+    pub bytes: u64,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunEnd {
+    /// Outcome.
+    pub outcome: Outcome,
+    /// Milliseconds since the Unix epoch.
+    pub completed_ms: u64,
+    /// What the run returned.
+    pub output: Bytes,
+    /// Media type of the output.
+    pub output_type: String,
+    /// Why it did not complete.
+    pub error: Option<RunError>,
+}
+
+/// A run that was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreatedRun {
+    /// The run.
+    pub run: RunInfo,
+    /// Whether the call created it.
+    pub created: bool,
+}
+
+/// A run that was closed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClosedRun {
+    /// The run as closed.
+    pub run: RunInfo,
+    /// Seq of the closing record.
+    pub closed_seq: Seq,
+    /// Whether it had been closed the same way before.
+    pub deduplicated: bool,
+}
+
+/// Asks for a page of runs, in order of their ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListRuns {
+    /// Tenant.
+    pub namespace: Arc<str>,
+    /// Only runs whose id starts with this.
+    pub prefix: String,
+    /// Only runs whose id is greater than this; the last id of the page before.
+    pub after: Option<String>,
+    /// Most rows wanted: 1 to 1,000.
+    pub page_size: usize,
+}
+
+/// A page of runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunPage {
+    /// Runs in order of their ids.
+    pub runs: Vec<RunInfo>,
+    /// What to pass as `after` for the next page; none on the last.
+    pub next: Option<String>,
+}
+
+/// A stream of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Number within the run.
+    pub stream: StreamNo,
+    /// Name; `$run` for stream 0.
+    pub name: Arc<str>,
+    /// Output or input.
+    pub kind: StreamKind,
+    /// First index that is kept.
+    pub trim: Index,
+    /// Next index.
+    pub tail: Index,
+    /// Whether it is closed, alone or with its run.
+    pub closed: bool,
+}
+
+/// Where a run ends now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunTail {
+    /// Identity of the run.
+    pub run_uid: RunUid,
+    /// Next seq.
+    pub tail: Seq,
+    /// Milliseconds since the Unix epoch of the last record.
+    pub last_time_ms: u64,
+    /// How the run ended; none while it is open.
+    pub outcome: Option<Outcome>,
+    /// Cursor at the tail.
+    pub cursor: Cursor,
+    /// The stream that was named, if any.
+    pub stream: Option<StreamInfo>,
+}
+
+/// The streams of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamList {
+    /// Streams in order of their numbers, `$run` first.
+    pub streams: Vec<StreamInfo>,
+    /// Next seq of the run.
+    pub tail: Seq,
+}
+
+/// Where a reader begins.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Start {
+    /// At the first record there is: seq 0.
+    #[default]
+    Beginning,
+    /// At a position in the run's log.
+    Seq(Seq),
+    /// At a position in the stream; only with one stream.
+    Index(Index),
+    /// Exactly behind an earlier answer, by its cursor's text.
+    Cursor(String),
+    /// At the last so many records of the run, or of the stream if exactly one is read.
+    Last(u64),
+    /// At whatever comes next.
+    Tail,
+}
+
+/// What a reader reads up to; whichever comes first. None is no bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bounds {
+    /// So many records.
+    pub records: Option<u64>,
+    /// So many bytes of records, overrun by less than one record.
+    pub bytes: Option<u64>,
+    /// Below this seq.
+    pub until_seq: Option<Seq>,
+    /// Below this index; only with one stream.
+    pub until_index: Option<Index>,
+}
+
+/// What to read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Query {
+    /// The run.
+    pub run: RunKey,
+    /// Identity the run must have, if given.
+    pub run_uid: Option<RunUid>,
+    /// Names of the streams; none is the whole run.
+    pub streams: Vec<Arc<str>>,
+    /// Where to begin.
+    pub start: Start,
+    /// A beginning below the trim becomes a gap instead of `Trimmed`.
+    pub allow_gap: bool,
+    /// A beginning beyond the tail starts at the tail instead of `BeyondTail`.
+    pub clamp: bool,
+    /// Earlier cursors of the same run, at most 8: if history has changed, the refusal names the
+    /// greatest position that still fits.
+    pub older_cursors: Vec<String>,
+    /// Where to stop.
+    pub bounds: Bounds,
+    /// Ends at the tail of the moment the reading began instead of following. A page never
+    /// follows.
+    pub stop_at_tail: bool,
+}
+
+impl Query {
+    /// A whole run from its first record.
+    pub fn run(run: RunKey) -> Self {
+        Self {
+            run,
+            run_uid: None,
+            streams: Vec::new(),
+            start: Start::Beginning,
+            allow_gap: false,
+            clamp: false,
+            older_cursors: Vec::new(),
+            bounds: Bounds::default(),
+            stop_at_tail: false,
+        }
+    }
+
+    /// One stream from its first record.
+    pub fn stream(run: RunKey, stream: impl Into<Arc<str>>) -> Self {
+        Self { streams: vec![stream.into()], ..Self::run(run) }
+    }
+
+    /// The same from another start.
+    pub fn from(self, start: Start) -> Self {
+        Self { start, ..self }
+    }
+}
+
+/// Records in run order, as they are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Records {
+    /// Encoded records: each piece is the field `records = 1` of an answer, any number of times.
+    pub pieces: Vec<Bytes>,
+    /// Number of records.
+    pub count: u64,
+}
+
+impl Records {
+    /// Bytes of all pieces.
+    pub fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Decodes the records; their bodies share the memory of the pieces.
+    ///
+    /// # Errors
+    /// What does not decode; bytes are checked when they are read from disk, so this is a bug.
+    pub fn decode(&self) -> Result<Vec<Record>, Damage> {
+        self.pieces.iter().flat_map(|piece| wire::decode_all(piece.clone())).collect()
+    }
+}
+
+/// A trimmed stretch of a stream that a reader came across.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The stream.
+    pub stream: StreamNo,
+    /// First index that is missing.
+    pub from: Index,
+    /// First index that is not.
+    pub to: Index,
+}
+
+/// Why a reader ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The run, or every stream read, is closed: nothing will ever follow. The run's outcome, if
+    /// it is closed.
+    Closed(Option<Outcome>),
+    /// A bound of the query was reached.
+    Limit,
+}
+
+/// A page of records.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// Records in run order.
+    pub records: Records,
+    /// The streams that were read.
+    pub streams: Vec<StreamInfo>,
+    /// Trimmed stretches met on the way.
+    pub gaps: Vec<Gap>,
+    /// Where to go on.
+    pub cursor: Cursor,
+    /// Next seq of the run.
+    pub tail: Seq,
+    /// Set if nothing will ever follow the page.
+    pub end: Option<End>,
+}
+
+/// An item of a tail.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TailItem {
+    /// Streams not named before in this tail that are read by it.
+    Streams(Vec<StreamInfo>),
+    /// Records in run order, and where to resume after them.
+    Records(Records, Cursor),
+    /// A trimmed stretch.
+    Gap(Gap, Cursor),
+    /// The reader is at the tail for the first time.
+    CaughtUp(Cursor),
+    /// The end.
+    End(End, Cursor),
+}

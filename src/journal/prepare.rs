@@ -1,0 +1,59 @@
+//! Makes zero-filled slots ahead of need.
+//!
+//! Real zeros, not mere allocation: overwriting them with a sync needs no metadata write, and a
+//! sector that was never written is known by being zero.
+
+use std::{io, sync::Arc};
+
+use crate::{
+    format::{
+        PAGE_BYTES, file_name,
+        slot::{self, SlotHeader},
+    },
+    platform::{File, Open, Vfs},
+};
+
+/// A slot file whose every byte is zero, durably; its name is durable too.
+pub struct ReadySlot {
+    /// Number in its file name.
+    pub slot: u32,
+    /// Its size in bytes.
+    pub size: u64,
+    file: Arc<dyn File>,
+}
+
+/// Makes slot `slot` ready: creates it with `size` bytes, or zeroes what is there, at whatever
+/// size it has if that is larger.
+///
+/// # Errors
+/// Whatever the operating system says; the file is then as good as unmade and may be prepared
+/// again.
+pub fn prepare(vfs: &dyn Vfs, slot: u32, size: u64) -> io::Result<ReadySlot> {
+    assert!(size.is_multiple_of(PAGE_BYTES as u64), "a slot is a number of pages");
+    let path = file_name::slot(slot);
+    let file = match vfs.open(&path, Open::Write) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            vfs.open(&path, Open::CreateNew)?
+        }
+        other => other?,
+    };
+    let size = size.max(file.len()?.next_multiple_of(PAGE_BYTES as u64));
+    file.write_zeros_at(0, size)?;
+    file.sync_all()?;
+    vfs.sync_dir(&path.parent())?;
+    Ok(ReadySlot { slot, size, file })
+}
+
+impl ReadySlot {
+    /// Writes the header page, durably. The slot is not part of the log before the manifest lists
+    /// it.
+    ///
+    /// # Errors
+    /// Whatever the operating system says; the slot must not be used again.
+    pub fn begin(self, header: &SlotHeader) -> io::Result<Arc<dyn File>> {
+        assert_eq!(header.size, self.size, "the header says how large the slot is");
+        self.file.write_all_at(&slot::encode(header), 0)?;
+        self.file.sync_data()?;
+        Ok(self.file)
+    }
+}

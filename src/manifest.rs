@@ -1,0 +1,272 @@
+//! The live file set: which slots make up the journal, and in which order.
+//!
+//! A manifest is a slot-shaped file of blocks like the journal's; each block's payload is a list
+//! of edits, applied all or nothing. `CURRENT` names the live one. Every start of the store, and
+//! every manifest that is full, leads to a new manifest that begins with a snapshot: after a plain
+//! kill the newest edit may exist in the page cache only, and nothing that was done because of it
+//! may outlive it.
+//!
+//! What it deliberately does not do: touch the files that it lists.
+
+use std::io;
+
+use crate::{
+    error::{Corruption, OpenError},
+    format::{
+        Damage, Evidence, PAGE_BYTES, file_name,
+        identity::Current,
+        manifest::{self, Edit, ListedSlot},
+        slot::{self, SlotHeader, SlotKind},
+    },
+    journal::{
+        BlockWriter,
+        scan::{Ended, Next, SlotImage, read_from_disk},
+    },
+    platform::{Open, Platform, RelPath},
+};
+
+/// The files that are alive.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LiveSet {
+    /// Slots of the journal, oldest first.
+    pub slots: Vec<ListedSlot>,
+    /// Journal blocks below are no longer needed.
+    pub journal_low: u64,
+}
+
+impl LiveSet {
+    /// Applies one edit.
+    pub fn apply(&mut self, edit: &Edit) {
+        match *edit {
+            Edit::SlotUse(slot) => self.slots.push(slot),
+            Edit::JournalLow(block_no) => {
+                self.journal_low = self.journal_low.max(block_no);
+                let ended = |slots: &[ListedSlot]| {
+                    slots.get(1).is_some_and(|next| next.first_block_no <= block_no)
+                };
+                while ended(&self.slots) {
+                    self.slots.remove(0);
+                }
+            }
+        }
+    }
+
+    /// The edits that make this set from nothing.
+    fn snapshot(&self) -> Vec<Edit> {
+        let low = Edit::JournalLow(self.journal_low);
+        std::iter::once(low).chain(self.slots.iter().copied().map(Edit::SlotUse)).collect()
+    }
+}
+
+/// What a data directory's manifest says.
+#[derive(Debug)]
+pub struct ManifestPlan {
+    /// Number of the live manifest.
+    pub number: u64,
+    /// The newest start of the store it knows of.
+    pub incarnation: u64,
+    /// The live files.
+    pub live: LiveSet,
+}
+
+/// Reads `CURRENT` and the manifest it names; none if there is no `CURRENT`. Changes nothing.
+///
+/// # Errors
+/// [`OpenError::Corrupt`] by rows 18 and 19 of the table in
+/// [`verdict`](crate::format::verdict).
+pub fn plan(platform: &Platform, store_uuid: [u8; 16]) -> Result<Option<ManifestPlan>, OpenError> {
+    let Some(current) = read_current(platform, store_uuid)? else { return Ok(None) };
+    let path = file_name::manifest(current.manifest);
+    let image = match SlotImage::read(&*platform.vfs, path.clone()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(corruption(path.as_str(), Damage::Missing).into());
+        }
+        other => other?,
+    };
+    let header = image
+        .header(SlotKind::Manifest)
+        .and_then(|header| check_header(header, current, store_uuid))
+        .map_err(|damage| OpenError::from(image.corruption(0, damage)))?;
+    let mut live = LiveSet::default();
+    let mut next = Next { block_no: 0, prev_crc: header.prev_crc, previous_clean: false };
+    let ended = image.scan(&header, &mut next, None, |at| {
+        manifest::decode(&at.block.payload)?.iter().for_each(|edit| live.apply(edit));
+        Ok(())
+    })?;
+    if next.block_no == 0 {
+        let Ended::EndOfLog { position, .. } = ended else { unreachable!("no next slot") };
+        let damage = Damage::Lost { evidence: Evidence::Current };
+        return Err(image.corruption(position, damage).into());
+    }
+    let incarnation = current.incarnation.max(header.incarnation);
+    Ok(Some(ManifestPlan { number: current.manifest, incarnation, live }))
+}
+
+fn read_current(platform: &Platform, store_uuid: [u8; 16]) -> Result<Option<Current>, OpenError> {
+    let path = file_name::current();
+    let bytes = match read_from_disk(&*platform.vfs, &path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let current = Current::decode(&bytes)
+        .and_then(|current| match current.store_uuid == store_uuid {
+            true => Ok(current),
+            false => Err(Damage::ForeignStore),
+        })
+        .map_err(|damage| corruption(path.as_str(), damage))?;
+    Ok(Some(current))
+}
+
+fn check_header(
+    header: SlotHeader,
+    current: Current,
+    store_uuid: [u8; 16],
+) -> Result<SlotHeader, Damage> {
+    if header.store_uuid != store_uuid {
+        return Err(Damage::ForeignStore);
+    }
+    if header.file_seq != current.manifest {
+        let (found, expected) = (header.file_seq, current.manifest);
+        return Err(Damage::Misplaced { what: "manifest number", found, expected });
+    }
+    Ok(header)
+}
+
+fn corruption(file: &str, damage: Damage) -> Corruption {
+    Corruption { file: file.into(), position: 0, damage }
+}
+
+/// The live manifest, open for edits.
+pub struct Manifest {
+    platform: Platform,
+    store_uuid: [u8; 16],
+    incarnation: u64,
+    bytes: u64,
+    number: u64,
+    live: LiveSet,
+    writer: BlockWriter,
+}
+
+impl Manifest {
+    /// Writes manifest `number` with `live` as its snapshot, `bytes` large, and makes it the live
+    /// one, durably.
+    ///
+    /// # Errors
+    /// Whatever the operating system says; the manifest that was live before is live or the new
+    /// one is.
+    pub fn create(
+        platform: &Platform,
+        store_uuid: [u8; 16],
+        incarnation: u64,
+        bytes: u64,
+        number: u64,
+        live: LiveSet,
+    ) -> io::Result<Self> {
+        let writer = write_snapshot(platform, store_uuid, incarnation, bytes, number, &live)?;
+        switch_current(platform, Current { manifest: number, store_uuid, incarnation })?;
+        let platform = platform.clone();
+        Ok(Self { platform, store_uuid, incarnation, bytes, number, live, writer })
+    }
+
+    /// The live files.
+    pub fn live(&self) -> &LiveSet {
+        &self.live
+    }
+
+    /// Number of the live manifest.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Applies edits, all or nothing, durably.
+    ///
+    /// # Errors
+    /// Whatever the operating system says; the manifest must not be used again.
+    pub fn commit(&mut self, edits: &[Edit]) -> io::Result<()> {
+        edits.iter().for_each(|edit| self.live.apply(edit));
+        let payload = manifest::encode(edits);
+        if !self.writer.fits(payload.len()) {
+            return self.rotate();
+        }
+        self.writer.write(0, [&payload[..]], self.platform.clock.wall_ms())?;
+        self.writer.sync()
+    }
+
+    /// Goes on in a new manifest, which begins with all there is.
+    fn rotate(&mut self) -> io::Result<()> {
+        let old = file_name::manifest(self.number);
+        *self = Self::create(
+            &self.platform,
+            self.store_uuid,
+            self.incarnation,
+            self.bytes,
+            self.number + 1,
+            std::mem::take(&mut self.live),
+        )?;
+        self.platform.vfs.unlink(&old)
+    }
+}
+
+fn write_snapshot(
+    platform: &Platform,
+    store_uuid: [u8; 16],
+    incarnation: u64,
+    bytes: u64,
+    number: u64,
+    live: &LiveSet,
+) -> io::Result<BlockWriter> {
+    let path = file_name::manifest(number);
+    let now_ms = platform.clock.wall_ms();
+    let payload = manifest::encode(&live.snapshot());
+    let needed = (2 * PAGE_BYTES + payload.len()) as u64 * 2;
+    let header = SlotHeader {
+        kind: SlotKind::Manifest,
+        file_seq: number,
+        first_block_no: 0,
+        prev_crc: 0,
+        size: bytes.max(needed.next_multiple_of(PAGE_BYTES as u64)),
+        store_uuid,
+        incarnation,
+        salt: platform.random_u64(),
+        created_ms: now_ms,
+    };
+    remove_leftover(platform, &path)?;
+    let file = platform.vfs.open(&path, Open::CreateNew)?;
+    file.write_zeros_at(0, header.size)?;
+    file.write_all_at(&slot::encode(&header), 0)?;
+    let mut writer = BlockWriter::new(file, header, 0);
+    writer.write(0, [&payload[..]], now_ms)?;
+    writer.sync()?;
+    platform.vfs.sync_dir(&path.parent())?;
+    Ok(writer)
+}
+
+fn switch_current(platform: &Platform, current: Current) -> io::Result<()> {
+    replace(platform, &file_name::current_new(), &file_name::current(), &current.encode())
+}
+
+/// Replaces a small file as a whole: new file, sync, rename, directory sync.
+///
+/// # Errors
+/// Whatever the operating system says; the old content or the new one is there.
+pub(crate) fn replace(
+    platform: &Platform,
+    new: &RelPath,
+    path: &RelPath,
+    content: &[u8],
+) -> io::Result<()> {
+    remove_leftover(platform, new)?;
+    let file = platform.vfs.open(new, Open::CreateNew)?;
+    file.write_all_at(content, 0)?;
+    file.sync_all()?;
+    platform.vfs.rename(new, path)?;
+    platform.vfs.sync_dir(&path.parent())
+}
+
+/// Removes what an interrupted attempt may have left under a name about to be created.
+fn remove_leftover(platform: &Platform, path: &RelPath) -> io::Result<()> {
+    match platform.vfs.unlink(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
