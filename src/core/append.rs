@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     format::{
-        frame::{FrameBuilder, FramePlace},
+        frame::{FRAME_HEADER_BYTES, FrameBuilder, FramePlace},
         wire::RecordFields,
     },
     proto::{
@@ -140,6 +140,15 @@ impl Append {
             }
         }
         Ok(())
+    }
+
+    /// Bytes of the frame that this append becomes, at most.
+    pub fn frame_bytes_max(&self) -> usize {
+        let record =
+            |record: &NewRecord| record.size() + record.id.len() + record.headers.len() * 16 + 64;
+        let producer = self.producer.as_ref().map_or(0, |producer| producer.id.len());
+        let records: usize = self.records.iter().map(record).sum();
+        FRAME_HEADER_BYTES + records + self.stream.len() + producer + 128
     }
 
     /// CRC-32 (IEEE) of what is appended, to tell a retry from a reused number.
@@ -279,8 +288,7 @@ impl RunState {
     ) -> Decision<Appended> {
         let time_ms = now_ms.max(self.updated_ms);
         let stream_no = stream.unwrap_or(StreamNo(self.streams.len() as u32));
-        let bytes: usize = append.records.iter().map(|record| record.size() + 32).sum();
-        let mut builder = FrameBuilder::new(bytes + 64);
+        let mut builder = FrameBuilder::new(append.frame_bytes_max());
         for (n, record) in append.records.iter().enumerate() {
             builder.record(&RecordFields {
                 stream: stream_no,
@@ -315,6 +323,7 @@ impl RunState {
             positions_forgotten: false,
         };
         let frame = builder.finish(&self.next_place(0, time_ms), &effects);
+        debug_assert!(frame.bytes().len() <= append.frame_bytes_max(), "the bound holds");
         self.accepted(frame, answer)
     }
 

@@ -109,6 +109,11 @@ impl Create {
         check_text(&self.task, RUN_ID_BYTES_MAX).map_err(|error| Refusal::name("task", error))
     }
 
+    /// Bytes of the frame that this becomes, at most.
+    pub fn frame_bytes_max(&self) -> usize {
+        self.namespace.len() + self.run_id.len() + self.task.len() + 256
+    }
+
     /// Whether creating a run that exists is only a repetition.
     ///
     /// # Errors
@@ -238,6 +243,17 @@ impl RunState {
 }
 
 impl Close {
+    /// Bytes of the frame that this becomes, at most.
+    pub fn frame_bytes_max(&self) -> usize {
+        self.output.len() + self.output_type.len() + self.error_bytes() + 256
+    }
+
+    fn error_bytes(&self) -> usize {
+        self.error.as_ref().map_or(0, |error| {
+            error.r#type.len() + error.name.len() + error.message.len() + error.stack_trace.len()
+        })
+    }
+
     fn check(&self) -> Result<(), Refusal> {
         if self.outcome == Outcome::Unspecified {
             return Err(Refusal::invalid("outcome", "is missing: say how the run ended"));
@@ -245,10 +261,7 @@ impl Close {
         Refusal::check_size("output (bytes)", self.output.len(), OUTPUT_BYTES_MAX)?;
         check_text(&self.output_type, RUN_ID_BYTES_MAX)
             .map_err(|error| Refusal::name("output_type", error))?;
-        let error = self.error.as_ref().map_or(0, |error| {
-            error.r#type.len() + error.name.len() + error.message.len() + error.stack_trace.len()
-        });
-        Refusal::check_size("error (bytes)", error, OUTPUT_BYTES_MAX)
+        Refusal::check_size("error (bytes)", self.error_bytes(), OUTPUT_BYTES_MAX)
     }
 }
 

@@ -1,0 +1,443 @@
+//! The commit path: a queue of decided frames, and the committer that makes them durable.
+//!
+//! The committer takes what is queued, writes one block, syncs it, makes its frames visible and
+//! only then answers. While it syncs, the next batch forms by itself: no timer delays an answer.
+//! A failed write or sync stops the store for good: what reached the disk is unknown, and a second
+//! sync may succeed although the bytes are lost.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    shared::Shared,
+    supply::{Supply, SupplyState},
+};
+use crate::{
+    core::Facts,
+    error::Error,
+    format::{
+        block::{BLOCK_HEADER_BYTES, BLOCK_TRAILER_BYTES, FLAG_CLEAN, FLAG_IDLE, block_bytes},
+        frame::Frame,
+        manifest::{Edit, ListedSlot},
+        slot::{SlotHeader, SlotKind},
+    },
+    journal::{BlockPlace, BlockWriter, FrameAt, MaskedBlock, ReadySlot},
+    manifest::Manifest,
+    record::{BLOCK_PAYLOAD_MAX, VSHARDS},
+};
+
+/// How long the log is idle before a mark proves that its last block was durable.
+pub(super) const IDLE_MARK_AFTER: Duration = Duration::from_millis(100);
+
+/// Something that waits for the disk.
+pub(super) struct Pending {
+    pub(super) work: Work,
+    /// Told when everything queued up to here is durable, or that it never will be.
+    pub(super) done: oneshot::Sender<Result<(), Error>>,
+}
+
+/// What waits.
+pub(super) enum Work {
+    /// A frame to be written.
+    Frame {
+        frame: Frame,
+        facts: Facts,
+        /// Memory that the append was admitted with; returned when it is durable.
+        permit: Option<OwnedSemaphorePermit>,
+    },
+    /// Nothing to write: an answer that rests on what is queued before it.
+    Barrier,
+}
+
+/// Decided frames in the order of their decision.
+#[derive(Default)]
+pub(super) struct CommitQueue {
+    state: Mutex<QueueState>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    items: VecDeque<Pending>,
+    /// Disk bytes that the queued frames take at most, each in a block of its own.
+    disk_bytes: u64,
+    /// Bytes left in the slot that is written to.
+    slot_remaining: u64,
+    closing: bool,
+    /// Why nothing is taken any more, once the committer has ended.
+    ended: Option<Error>,
+}
+
+impl CommitQueue {
+    /// Queues something. The caller holds the lock of the shard that decided it.
+    pub(super) fn push(&self, pending: Pending) {
+        let mut state = self.state.lock();
+        if let Some(error) = &state.ended {
+            // Never written, and no reader will ever see the state it was decided by.
+            return pending.answer(Err(error.clone()));
+        }
+        state.disk_bytes += pending.disk_bytes();
+        state.items.push_back(pending);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Whether a frame of so many bytes surely has a place in the slot that is written to.
+    pub(super) fn has_room(&self, frame_bytes: usize) -> bool {
+        let state = self.state.lock();
+        state.disk_bytes + block_bytes(frame_bytes) as u64 <= state.slot_remaining
+    }
+
+    /// Asks the committer to drain, mark the log clean, and end.
+    pub(super) fn close(&self) {
+        self.state.lock().closing = true;
+        self.wake.notify_all();
+    }
+
+    /// Takes the next items whose frames fit a block of `payload_max` bytes.
+    fn take(&self, payload_max: usize) -> Taken {
+        let mut state = self.state.lock();
+        let mut taken = Taken { items: Vec::new(), payload_bytes: 0, next_frame: None };
+        while let Some(item) = state.items.front() {
+            let len = item.frame_bytes();
+            if payload_max < taken.payload_bytes + len {
+                taken.next_frame = Some(len);
+                break;
+            }
+            taken.payload_bytes += len;
+            let Some(item) = state.items.pop_front() else { break };
+            state.disk_bytes -= item.disk_bytes();
+            taken.items.push(item);
+        }
+        taken
+    }
+
+    /// Waits for something to do, at most so long if a limit is given.
+    fn wait(&self, limit: Option<Duration>) -> Woken {
+        let mut state = self.state.lock();
+        loop {
+            if !state.items.is_empty() {
+                return Woken::Work;
+            }
+            if state.closing {
+                state.ended = Some(Error::ShuttingDown);
+                return Woken::Closing;
+            }
+            match limit {
+                Some(limit) if self.wake.wait_for(&mut state, limit).timed_out() => {
+                    return if state.items.is_empty() { Woken::Idle } else { Woken::Work };
+                }
+                Some(_) => {}
+                None => self.wake.wait(&mut state),
+            }
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.state.lock().closing
+    }
+
+    /// Answers everything with `error`, now and from now on.
+    fn end(&self, error: &Error) {
+        let mut state = self.state.lock();
+        state.ended = Some(error.clone());
+        let items = std::mem::take(&mut state.items);
+        drop(state);
+        items.into_iter().for_each(|item| item.answer(Err(error.clone())));
+    }
+}
+
+struct Taken {
+    items: Vec<Pending>,
+    payload_bytes: usize,
+    /// Bytes of the first frame that had to stay in the queue.
+    next_frame: Option<usize>,
+}
+
+enum Woken {
+    Work,
+    Idle,
+    Closing,
+}
+
+impl Pending {
+    fn frame_bytes(&self) -> usize {
+        match &self.work {
+            Work::Frame { frame, .. } => frame.bytes().len(),
+            Work::Barrier => 0,
+        }
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        match &self.work {
+            Work::Frame { frame, .. } => block_bytes(frame.bytes().len()) as u64,
+            Work::Barrier => 0,
+        }
+    }
+
+    /// Gives the answer; nobody may be waiting for it any more.
+    fn answer(self, result: Result<(), Error>) {
+        let _ = self.done.send(result);
+    }
+}
+
+/// What a step of the committer did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It committed something, or answered.
+    Worked,
+    /// There was nothing to do.
+    Idle,
+    /// It needs a slot that is not ready.
+    WaitsForSlot,
+    /// The store has stopped.
+    Stopped,
+}
+
+/// Makes queued frames durable. Only one exists; a thread, or a test, takes its steps.
+pub(super) struct Committer {
+    shared: Arc<Shared>,
+    supply: Arc<Supply>,
+    writer: BlockWriter,
+    slot: u32,
+    slot_next: u32,
+    manifest: Manifest,
+    file_seq_next: u64,
+    incarnation: u64,
+    store_uuid: [u8; 16],
+    /// Whether the newest block is durable and no block on disk says so yet.
+    mark_due: bool,
+}
+
+/// What the committer starts from.
+pub(super) struct Start {
+    pub(super) writer: BlockWriter,
+    pub(super) slot: u32,
+    pub(super) manifest: Manifest,
+    pub(super) file_seq_next: u64,
+    pub(super) incarnation: u64,
+    pub(super) store_uuid: [u8; 16],
+}
+
+impl Committer {
+    pub(super) fn new(shared: Arc<Shared>, supply: Arc<Supply>, start: Start) -> Self {
+        let slots = &start.manifest.live().slots;
+        let slot_next = slots.iter().map(|slot| slot.slot + 1).max().unwrap_or(0);
+        shared.queue.state.lock().slot_remaining = start.writer.remaining();
+        Self {
+            shared,
+            supply,
+            writer: start.writer,
+            slot: start.slot,
+            slot_next,
+            manifest: start.manifest,
+            file_seq_next: start.file_seq_next,
+            incarnation: start.incarnation,
+            store_uuid: start.store_uuid,
+            mark_due: true,
+        }
+    }
+
+    /// Takes steps until the store is closed or stops.
+    pub(super) fn run(mut self) {
+        loop {
+            let limit = self.mark_due.then_some(IDLE_MARK_AFTER);
+            let progress = match self.shared.queue.wait(limit) {
+                Woken::Work => self.step(),
+                Woken::Idle => self.mark_idle(),
+                Woken::Closing => {
+                    self.finish();
+                    return;
+                }
+            };
+            match progress {
+                Progress::Worked | Progress::Idle => {}
+                Progress::WaitsForSlot => {
+                    if self.wait_for_slot() == Progress::Stopped {
+                        return;
+                    }
+                }
+                Progress::Stopped => return,
+            }
+        }
+    }
+
+    /// Commits what is queued, as one block.
+    pub(super) fn step(&mut self) -> Progress {
+        if self.shared.is_stopped() {
+            return Progress::Stopped;
+        }
+        self.ask_for_slot();
+        let mut taken = self.shared.queue.take(payload_max(self.writer.remaining()));
+        if taken.items.is_empty() {
+            let Some(frame_bytes) = taken.next_frame else { return Progress::Idle };
+            match self.change_slot() {
+                Ok(true) => {}
+                Ok(false) => return Progress::WaitsForSlot,
+                Err(error) => return self.stop("change the journal slot", &error, Vec::new()),
+            }
+            taken = self.shared.queue.take(payload_max(self.writer.remaining()));
+            assert!(!taken.items.is_empty(), "a frame of {frame_bytes} bytes passed admission");
+        }
+        if taken.payload_bytes == 0 {
+            taken.items.into_iter().for_each(|item| item.answer(Ok(())));
+            return Progress::Worked;
+        }
+        match self.write(&taken) {
+            Ok(place) => self.publish(place, taken.items),
+            Err(error) => self.stop("commit to the journal", &error, taken.items),
+        }
+    }
+
+    /// Waits for the next slot; gives up if the store is closing and there is no space for one.
+    fn wait_for_slot(&mut self) -> Progress {
+        match self.supply.wait() {
+            SupplyState::Ready | SupplyState::Making => Progress::Worked,
+            SupplyState::DiskFull if self.shared.queue.is_closing() => {
+                self.shared.queue.end(&Error::DiskFull);
+                self.finish();
+                Progress::Stopped
+            }
+            SupplyState::DiskFull => Progress::Worked,
+            SupplyState::Broken(error) => self.stop("make a journal slot", &error, Vec::new()),
+        }
+    }
+
+    fn write(&mut self, taken: &Taken) -> io::Result<BlockPlace> {
+        let frames = taken.items.iter().filter_map(|item| match &item.work {
+            Work::Frame { frame, .. } => Some(&frame.bytes()[..]),
+            Work::Barrier => None,
+        });
+        let place = self.writer.write(0, frames, self.shared.now_ms())?;
+        self.writer.sync()?;
+        Ok(place)
+    }
+
+    /// Everything in the block is durable: first it becomes visible, then it is answered.
+    fn publish(&mut self, place: BlockPlace, items: Vec<Pending>) -> Progress {
+        if place.header.mask != 0 {
+            let BlockPlace { position, header } = place;
+            self.shared.frames.add_masked(MaskedBlock { slot: self.slot, position, header });
+        }
+        let mut position = place.position + BLOCK_HEADER_BYTES as u64;
+        let mut answers = Vec::with_capacity(items.len());
+        let mut permits = Vec::new();
+        for item in items {
+            if let Work::Frame { frame, facts, permit } = item.work {
+                let len = frame.bytes().len() as u32;
+                let at = FrameAt { slot: self.slot, len, position };
+                position += u64::from(len);
+                self.shared.stats.count_frame(&frame);
+                self.shared.shard(frame.header.run_no.vshard()).lock().publish(frame, at, &facts);
+                permits.extend(permit);
+            }
+            answers.push(item.done);
+        }
+        self.shared.stats.commits.fetch_add(1, Ordering::Relaxed);
+        self.mark_due = true;
+        self.note_remaining();
+        drop(permits);
+        for done in answers {
+            let _ = done.send(Ok(()));
+        }
+        Progress::Worked
+    }
+
+    fn note_remaining(&self) {
+        self.shared.queue.state.lock().slot_remaining = self.writer.remaining();
+    }
+
+    /// Has the next slot made while half of this one is still free.
+    fn ask_for_slot(&self) {
+        if self.writer.remaining() < self.writer.size() / 2 {
+            self.supply.want(self.slot_next);
+        }
+    }
+
+    /// Goes on in the next slot; false if it is not ready yet.
+    fn change_slot(&mut self) -> io::Result<bool> {
+        self.supply.want(self.slot_next);
+        let Some(ready) = self.supply.take_ready() else { return Ok(false) };
+        let (slot, header) = (ready.slot, self.next_header(&ready));
+        let file = ready.begin(&header)?;
+        let listed =
+            ListedSlot { slot, file_seq: header.file_seq, first_block_no: header.first_block_no };
+        self.manifest.commit(&[Edit::SlotUse(listed)])?;
+        self.shared.frames.add_slot(&*self.shared.platform.vfs, slot)?;
+        self.writer.continue_in(file, header);
+        self.slot = slot;
+        self.slot_next = slot + 1;
+        self.file_seq_next += 1;
+        self.note_remaining();
+        Ok(true)
+    }
+
+    fn next_header(&self, ready: &ReadySlot) -> SlotHeader {
+        SlotHeader {
+            kind: SlotKind::Journal,
+            file_seq: self.file_seq_next,
+            first_block_no: self.writer.next_block_no(),
+            prev_crc: self.writer.prev_crc(),
+            size: ready.size,
+            store_uuid: self.store_uuid,
+            incarnation: self.incarnation,
+            salt: self.shared.platform.random_u64(),
+            created_ms: self.shared.now_ms(),
+        }
+    }
+
+    /// Writes an empty block that proves that the one before had been durable. Skipped when the
+    /// slot is full: the next slot's listing proves the same.
+    pub(super) fn mark_idle(&mut self) -> Progress {
+        self.write_mark(FLAG_IDLE)
+    }
+
+    fn write_mark(&mut self, flags: u8) -> Progress {
+        self.mark_due = false;
+        if self.shared.is_stopped() {
+            return Progress::Stopped;
+        }
+        if !self.writer.fits(0) {
+            return Progress::Idle;
+        }
+        let written = self.writer.write(flags, [], self.shared.now_ms());
+        match written.and_then(|_| self.writer.sync()) {
+            Ok(()) => {
+                self.note_remaining();
+                Progress::Worked
+            }
+            Err(error) => self.stop("mark the journal", &error, Vec::new()),
+        }
+    }
+
+    /// Says on disk that nothing will be written any more.
+    pub(super) fn finish(&mut self) {
+        self.write_mark(FLAG_CLEAN);
+    }
+
+    /// Stops the store for good: whether the last write is on disk is unknown.
+    fn stop(&mut self, operation: &str, error: &io::Error, items: Vec<Pending>) -> Progress {
+        let cause: Arc<str> = format!("could not {operation}: {error}").into();
+        tracing::error!(%cause, "stopped");
+        self.shared.stop(cause.clone());
+        let unknown = Error::OutcomeUnknown { cause };
+        items.into_iter().for_each(|item| item.answer(Err(unknown.clone())));
+        self.shared.queue.end(&unknown);
+        Progress::Stopped
+    }
+}
+
+/// Largest payload of a block that fits so many bytes.
+fn payload_max(remaining: u64) -> usize {
+    let overhead = BLOCK_HEADER_BYTES + BLOCK_TRAILER_BYTES;
+    (remaining as usize).saturating_sub(overhead).min(BLOCK_PAYLOAD_MAX)
+}
+
+const _: () = assert!(VSHARDS.is_power_of_two(), "vshards map to shards by remainder");

@@ -1,0 +1,35 @@
+//! The store: runs, their commands and readers over one journal.
+//!
+//! ```text
+//! caller ──permit──▶ shard (lock: state machine decides, frame is encoded) ──▶ commit queue
+//!    ▲                                                                              │
+//!    └── answer ◀── visible to readers ◀── block written and synced ◀── committer ◀─┘
+//! ```
+//! * A record is visible, and its append acknowledged, only when it is on disk; a refusal that
+//!   depends on state is given only when that state is.
+//! * Readers pull at their own pace, from the ring of recent frames or from disk.
+//! * A failed write or sync stops the store; it is opened again, never retried.
+//!
+//! What it deliberately does not do: know who is asking, or speak a protocol.
+
+mod commit;
+mod options;
+mod pool;
+mod published;
+mod request;
+mod shard;
+mod shared;
+mod store;
+mod supply;
+mod tail;
+
+pub use commit::Progress;
+pub use options::Options;
+pub use request::{
+    Bounds, ClosedRun, CreatedRun, DEFAULT_NAMESPACE, End, Gap, ListRuns, Page, Query, Records,
+    RunEnd, RunInfo, RunKey, RunPage, RunTail, Start, StreamInfo, StreamList, TailItem,
+};
+#[cfg(feature = "sim")]
+pub use store::Stepper;
+pub use store::{IfAbsent, Opened, Stats, Store, Ticket};
+pub use tail::Tail;

@@ -1,0 +1,84 @@
+//! How a store is opened: plain values, refused when they contradict each other, never repaired.
+
+use std::path::PathBuf;
+
+use crate::{
+    error::OpenError,
+    format::{PAGE_BYTES, block::block_bytes, slot::FIRST_BLOCK_AT},
+    record::APPEND_BYTES_MAX,
+};
+
+/// Options of a store. `Options::new` has defaults for a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The data directory; created if it does not exist.
+    pub data_dir: PathBuf,
+    /// Bytes of the journal slot that a start of the store writes to: small, so that a first start
+    /// is instant. A multiple of 4 KiB.
+    pub slot_bytes_first: u64,
+    /// Bytes of every further journal slot. A multiple of 4 KiB.
+    pub slot_bytes: u64,
+    /// Bytes of a manifest. A multiple of 4 KiB.
+    pub manifest_bytes: u64,
+    /// Bytes of recent frames that are kept in memory for readers at the tail.
+    pub ring_bytes: usize,
+    /// Bytes of appends that may wait for their commit; further ones wait for those.
+    pub ingest_bytes: usize,
+    /// Threads that read from disk for readers behind the ring.
+    pub read_threads: usize,
+}
+
+/// Smallest journal slot: header page and one small block.
+const SLOT_BYTES_MIN: u64 = 8 * PAGE_BYTES as u64;
+
+impl Options {
+    /// Defaults for a server on `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            slot_bytes_first: 16 << 20,
+            slot_bytes: 64 << 20,
+            manifest_bytes: 1 << 20,
+            ring_bytes: 256 << 20,
+            ingest_bytes: 64 << 20,
+            read_threads: 2,
+        }
+    }
+
+    /// Refuses values that cannot work.
+    ///
+    /// # Errors
+    /// [`OpenError::Options`].
+    pub fn check(&self) -> Result<(), OpenError> {
+        let sizes = [
+            ("slot_bytes_first", self.slot_bytes_first),
+            ("slot_bytes", self.slot_bytes),
+            ("manifest_bytes", self.manifest_bytes),
+        ];
+        for (option, bytes) in sizes {
+            if !bytes.is_multiple_of(PAGE_BYTES as u64) {
+                return Err(OpenError::Options { option, problem: "is not a multiple of 4096" });
+            }
+            if bytes < SLOT_BYTES_MIN {
+                return Err(OpenError::Options { option, problem: "is less than 32768" });
+            }
+            if u64::from(u32::MAX) < bytes {
+                return Err(OpenError::Options { option, problem: "is 4 GiB or more" });
+            }
+        }
+        if self.ingest_bytes < 4 * APPEND_BYTES_MAX {
+            let problem = "is less than four appends of the largest size (4 MiB)";
+            return Err(OpenError::Options { option: "ingest_bytes", problem });
+        }
+        if self.read_threads == 0 {
+            return Err(OpenError::Options { option: "read_threads", problem: "is zero" });
+        }
+        Ok(())
+    }
+
+    /// Largest frame that fits every slot of this store.
+    pub(super) fn frame_bytes_max(&self) -> usize {
+        let slot = self.slot_bytes.min(self.slot_bytes_first) as usize;
+        slot - FIRST_BLOCK_AT - block_bytes(0)
+    }
+}

@@ -1,0 +1,150 @@
+//! What the handles, the committer and the readers of one open store share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+
+use super::{commit::CommitQueue, options::Options, pool::Pool, shard::Shard, supply::Supply};
+use crate::{error::Error, format::frame::Frame, journal::FrameReader, platform::Platform};
+
+/// Shards of a store. More than cores, so that two runs rarely wait for each other.
+const SHARDS: usize = 16;
+
+/// Unit of the ingest budget, so that it fits a semaphore.
+pub(super) const INGEST_UNIT: usize = 1_024;
+
+/// Whether the store takes commands.
+#[derive(Debug, Clone)]
+pub(super) enum Phase {
+    /// It does.
+    Open,
+    /// It drains what it has taken.
+    Closing,
+    /// A write failed; here is the first cause.
+    Stopped(Arc<str>),
+}
+
+/// The parts of an open store.
+pub(super) struct Shared {
+    pub(super) platform: Platform,
+    pub(super) options: Options,
+    pub(super) queue: CommitQueue,
+    pub(super) supply: Arc<Supply>,
+    pub(super) frames: FrameReader,
+    pub(super) pool: Pool,
+    pub(super) ingest: Arc<Semaphore>,
+    pub(super) stats: Counters,
+    phase: watch::Sender<Phase>,
+    shards: Box<[Mutex<Shard>]>,
+    /// No time is given out below this: that of the newest block found at open.
+    clock_floor_ms: u64,
+}
+
+/// What happened since the store was opened.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) commits: AtomicU64,
+    pub(super) frames: AtomicU64,
+    pub(super) records: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) disk_reads: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn count_frame(&self, frame: &Frame) {
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.records.fetch_add(u64::from(frame.header.count), Ordering::Relaxed);
+        self.bytes.fetch_add(frame.bytes().len() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        platform: Platform,
+        options: Options,
+        supply: Arc<Supply>,
+        pool: Pool,
+        clock_floor_ms: u64,
+    ) -> Self {
+        let ring_bytes = options.ring_bytes / SHARDS;
+        Self {
+            platform,
+            queue: CommitQueue::default(),
+            supply,
+            frames: FrameReader::default(),
+            pool,
+            ingest: Arc::new(Semaphore::new(options.ingest_bytes / INGEST_UNIT)),
+            stats: Counters::default(),
+            phase: watch::Sender::new(Phase::Open),
+            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(ring_bytes))).collect(),
+            clock_floor_ms,
+            options,
+        }
+    }
+
+    /// The shard of a vshard.
+    pub(super) fn shard(&self, vshard: u64) -> &Mutex<Shard> {
+        &self.shards[vshard as usize % SHARDS]
+    }
+
+    pub(super) fn shards(&self) -> impl Iterator<Item = &Mutex<Shard>> {
+        self.shards.iter()
+    }
+
+    /// Milliseconds since the Unix epoch, never below the newest block found at open.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.platform.clock.wall_ms().max(self.clock_floor_ms)
+    }
+
+    /// Whether commands and reads are served.
+    pub(super) fn check_open(&self) -> Result<(), Error> {
+        match &*self.phase.borrow() {
+            Phase::Open => Ok(()),
+            Phase::Closing => Err(Error::ShuttingDown),
+            Phase::Stopped(cause) => Err(Error::Stopped { cause: cause.clone() }),
+        }
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        matches!(&*self.phase.borrow(), Phase::Stopped(_))
+    }
+
+    pub(super) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Takes no more commands; readers are told.
+    pub(super) fn close(&self) {
+        self.phase.send_if_modified(|phase| match phase {
+            Phase::Open => {
+                *phase = Phase::Closing;
+                true
+            }
+            Phase::Closing | Phase::Stopped(_) => false,
+        });
+        self.wake_readers();
+        self.queue.close();
+        self.ingest.close();
+    }
+
+    /// Stops for good; the first cause is kept.
+    pub(super) fn stop(&self, cause: Arc<str>) {
+        self.phase.send_if_modified(|phase| match phase {
+            Phase::Stopped(_) => false,
+            Phase::Open | Phase::Closing => {
+                *phase = Phase::Stopped(cause);
+                true
+            }
+        });
+        self.wake_readers();
+        self.ingest.close();
+    }
+
+    fn wake_readers(&self) {
+        self.shards.iter().for_each(|shard| shard.lock().wake_all());
+    }
+}

@@ -1,0 +1,787 @@
+//! The store as a library: open, append, read, tail, close.
+
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+    thread::JoinHandle,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{
+    commit::{Committer, Pending, Start as CommitStart, Work},
+    options::Options,
+    pool::Pool,
+    published::Published,
+    request::{
+        Bounds, ClosedRun, CreatedRun, End, ListRuns, Page, Query, Records, RunInfo, RunKey,
+        RunPage, RunTail, StreamList, TailItem,
+    },
+    shard::{Run, Shard},
+    shared::{INGEST_UNIT, Phase, Shared},
+    supply::Supply,
+    tail::{Reader, Tail},
+};
+use crate::{
+    core::{
+        Append, Appended, Close, CloseStream, Create, Decision, Facts, NewRun, Refusal, RunState,
+        StreamEnd, Trim,
+    },
+    error::{Error, OpenError},
+    format::{file_name, frame::Frame},
+    platform::{Open, Platform, os},
+    record::{Index, LIST_ROWS_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, RunUid, vshard_of},
+    recovery::{self, Sizes, Summary},
+};
+
+/// Bytes of a frame that holds one event without a body, at most.
+const EVENT_FRAME_BYTES_MAX: usize = 512;
+
+/// An open store. Clones are the same store.
+///
+/// When the last clone is dropped the store drains and closes, which may block for a sync; call
+/// [`Store::close`] to wait for that without blocking, and to know whether it went well.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    threads: Arc<Threads>,
+    opened: Opened,
+}
+
+/// What was found when the store was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Identity of the store.
+    pub store_uuid: [u8; 16],
+    /// Number of this start.
+    pub incarnation: u64,
+    /// What recovery found.
+    pub recovered: Summary,
+}
+
+/// What to do with an append to a run that does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfAbsent {
+    /// Create the run.
+    Create,
+    /// Refuse the append.
+    Refuse,
+}
+
+/// What happened since the store was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Runs of the store.
+    pub runs: u64,
+    /// Commit blocks written and synced: what the disk was asked for.
+    pub commits: u64,
+    /// Frames in them: what callers asked for.
+    pub frames: u64,
+    /// Records in the frames.
+    pub records: u64,
+    /// Bytes of the frames.
+    pub bytes: u64,
+    /// Frames in memory for readers at the tail, in bytes.
+    pub ring_bytes: u64,
+    /// Frames read from disk for readers that were behind.
+    pub disk_reads: u64,
+}
+
+/// A command that was decided and waits for the disk. Dropping it does not undo the command.
+#[must_use = "the command is durable only when the ticket says so"]
+pub struct Ticket<R> {
+    /// None if nothing has to become durable first.
+    durable: Option<oneshot::Receiver<Result<(), Error>>>,
+    answer: Option<Result<R, Refusal>>,
+}
+
+impl<R> Ticket<R> {
+    /// Whether the command was refused. The refusal itself waits until what it rests on is
+    /// durable.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.answer, Some(Err(_)))
+    }
+
+    /// The answer, if it is there already.
+    pub fn try_take(&mut self) -> Option<Result<R, Error>> {
+        let durable = match &mut self.durable {
+            None => Ok(()),
+            Some(receiver) => match receiver.try_recv() {
+                Ok(result) => result,
+                Err(oneshot::error::TryRecvError::Empty) => return None,
+                Err(oneshot::error::TryRecvError::Closed) => Err(never_told()),
+            },
+        };
+        self.finish(durable)
+    }
+
+    fn finish(&mut self, durable: Result<(), Error>) -> Option<Result<R, Error>> {
+        self.durable = None;
+        let answer = self.answer.take()?;
+        Some(durable.and_then(|()| answer.map_err(Error::Refused)))
+    }
+}
+
+fn never_told() -> Error {
+    Error::OutcomeUnknown { cause: "the store was dropped".into() }
+}
+
+impl<R: Unpin> Future for Ticket<R> {
+    type Output = Result<R, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let durable = match &mut self.durable {
+            None => Ok(()),
+            Some(receiver) => match Pin::new(receiver).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(told) => told.unwrap_or_else(|_| Err(never_told())),
+            },
+        };
+        let answer = self.finish(durable);
+        Poll::Ready(answer.expect("a ticket is not polled after it was answered"))
+    }
+}
+
+/// The threads of a store; dropping them closes it.
+struct Threads {
+    shared: Arc<Shared>,
+    handles: Mutex<Vec<JoinHandle<()>>>,
+    /// Told when the committer has ended.
+    ended: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.shared.close();
+        self.shared.supply.close();
+        for handle in self.handles.get_mut().drain(..) {
+            // A thread that panicked has said so; the store is closed all the same.
+            let _ = handle.join();
+        }
+    }
+}
+
+/// An opened store before anything drives it.
+struct Parts {
+    shared: Arc<Shared>,
+    committer: Committer,
+    opened: Opened,
+    lock: Box<dyn Send + Sync>,
+}
+
+impl Store {
+    /// Opens the store in `options.data_dir`, creating it if there is nothing. Blocks while the
+    /// journal is read.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing on disk was changed if it is `Corrupt`, `NotAStore`, `Locked` or
+    /// `Options`.
+    pub fn open(options: Options) -> Result<Self, OpenError> {
+        options.check()?;
+        let data_dir = options.data_dir.clone();
+        os::OsVfs::create_root(&data_dir)?;
+        let pool = Pool::new(options.read_threads)?;
+        let Parts { shared, committer, opened, lock } =
+            open_parts(os::platform(data_dir), options, pool)?;
+        let (told, ended) = oneshot::channel();
+        let commit = os::spawn("braidlog-commit", move || {
+            committer.run();
+            drop(lock);
+            let _ = told.send(());
+        })?;
+        let zeroer = shared.clone();
+        let supply = os::spawn("braidlog-zero", move || zeroer.supply.run(&*zeroer.platform.vfs))?;
+        let threads = Threads {
+            shared: shared.clone(),
+            handles: Mutex::new(vec![commit, supply]),
+            ended: Mutex::new(Some(ended)),
+        };
+        Ok(Self { shared, threads: Arc::new(threads), opened })
+    }
+
+    /// Opens a store on any platform, without threads: nothing happens unless [`Stepper::step`]
+    /// is called.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    #[cfg(feature = "sim")]
+    pub fn open_stepped(
+        platform: Platform,
+        options: Options,
+    ) -> Result<(Self, Stepper), OpenError> {
+        options.check()?;
+        let Parts { shared, committer, opened, lock } =
+            open_parts(platform, options, Pool::inline())?;
+        let threads =
+            Threads { shared: shared.clone(), handles: Mutex::default(), ended: Mutex::new(None) };
+        let store = Self { shared: shared.clone(), threads: Arc::new(threads), opened };
+        Ok((store, Stepper { shared, committer, _lock: lock }))
+    }
+
+    /// What was found when the store was opened.
+    pub fn opened(&self) -> Opened {
+        self.opened
+    }
+
+    /// Creates a run, durably. Creating it again with the same parameters returns it.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`], [`Refusal::RunExists`].
+    pub async fn create_run(&self, create: Create) -> Result<CreatedRun, Error> {
+        create.check()?;
+        self.create_ticket(&create)?.await
+    }
+
+    fn create_ticket(&self, create: &Create) -> Result<Ticket<CreatedRun>, Error> {
+        let shared = &self.shared;
+        let vshard = vshard_of(&create.namespace, &create.run_id);
+        let mut shard = shared.shard(vshard).lock();
+        shared.check_open()?;
+        let key = RunKey { namespace: create.namespace.clone(), run_id: create.run_id.clone() };
+        if let Some(run) = shard.find(&key) {
+            let answer = create.check_same(&run.state);
+            let answer = answer.map(|()| CreatedRun { run: run.info(), created: false });
+            return Ok(self.settled(run, answer));
+        }
+        self.check_room(create.frame_bytes_max())?;
+        let (run, frame, facts) = self.new_run(&shard, create, vshard)?;
+        shard.insert(run);
+        let run = shard.find(&key).expect("just inserted");
+        let answer = CreatedRun { run: run.info(), created: true };
+        Ok(self.queue(run, frame, facts, None, answer))
+    }
+
+    fn new_run(
+        &self,
+        shard: &Shard,
+        create: &Create,
+        vshard: u64,
+    ) -> Result<(Run, Frame, Facts), Refusal> {
+        let new = NewRun {
+            run_no: shard.next_run_no(vshard),
+            run_uid: RunUid(self.shared.platform.random_id()),
+        };
+        let (state, frame, facts) = RunState::create(create, new, self.shared.now_ms())?;
+        let published = Published::new(state.run_uid);
+        Ok((Run { state, published, in_flight: 0 }, frame, facts))
+    }
+
+    /// Describes a run.
+    ///
+    /// # Errors
+    /// [`Refusal::RunNotFound`].
+    pub async fn get_run(&self, run: &RunKey) -> Result<RunInfo, Error> {
+        self.with_run(run, |store, run| {
+            let info = run.info();
+            Ok(store.settled(run, Ok(info)))
+        })?
+        .await
+    }
+
+    /// Lists the runs of a namespace in order of their ids, page by page.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] if the page size is not 1 to 1,000.
+    pub async fn list_runs(&self, list: &ListRuns) -> Result<RunPage, Error> {
+        if !(1..=LIST_ROWS_MAX).contains(&list.page_size) {
+            return Err(Refusal::invalid("page_size", "is not between 1 and 1000").into());
+        }
+        self.shared.check_open()?;
+        let key =
+            |run_id: &str| RunKey { namespace: list.namespace.clone(), run_id: run_id.into() };
+        let (prefix, after) = (key(&list.prefix), list.after.as_deref().map(key));
+        let (mut runs, mut in_flight) = (Vec::new(), false);
+        for shard in self.shared.shards() {
+            let shard = shard.lock();
+            for run in shard.runs_after(&prefix, after.as_ref()).take(list.page_size + 1) {
+                in_flight |= 0 < run.in_flight;
+                runs.push(run.info());
+            }
+        }
+        if in_flight {
+            self.barrier().await?;
+        }
+        runs.sort_by(|a, b| a.run_id.cmp(&b.run_id));
+        let more = list.page_size < runs.len();
+        runs.truncate(list.page_size);
+        let next = runs.last().filter(|_| more).map(|run| run.run_id.to_string());
+        Ok(RunPage { runs, next })
+    }
+
+    /// Closes a run exactly once. Closing it again with the same outcome gives the first answer.
+    ///
+    /// # Errors
+    /// Those of [`RunState::close`], and [`Refusal::RunNotFound`].
+    pub async fn close_run(&self, run: &RunKey, close: Close) -> Result<ClosedRun, Error> {
+        let size = close.frame_bytes_max();
+        let permit = self.permit(size).await?;
+        self.with_run(run, |store, run| {
+            store.check_room(size)?;
+            let decided = run.state.close(&close, store.shared.now_ms());
+            Ok(store.decided(run, decided, permit, |run, closed| ClosedRun {
+                run: run.info(),
+                closed_seq: closed.seq,
+                deduplicated: closed.deduplicated,
+            }))
+        })?
+        .await
+    }
+
+    /// Closes one stream of a run; the run goes on.
+    ///
+    /// # Errors
+    /// Those of [`RunState::close_stream`], and [`Refusal::RunNotFound`].
+    pub async fn close_stream(&self, run: &RunKey, close: CloseStream) -> Result<StreamEnd, Error> {
+        self.with_run(run, |store, run| {
+            store.check_room(EVENT_FRAME_BYTES_MAX)?;
+            let decided = run.state.close_stream(&close, store.shared.now_ms());
+            Ok(store.decided(run, decided, None, |_, end| end))
+        })?
+        .await
+    }
+
+    /// Gives up the records of a stream below an index; answers with the first that is kept.
+    ///
+    /// # Errors
+    /// Those of [`RunState::trim`], and [`Refusal::RunNotFound`].
+    pub async fn trim(&self, run: &RunKey, trim: Trim) -> Result<Index, Error> {
+        self.with_run(run, |store, run| {
+            store.check_room(EVENT_FRAME_BYTES_MAX)?;
+            let decided = run.state.trim(&trim, store.shared.now_ms());
+            Ok(store.decided(run, decided, None, |_, trim| trim))
+        })?
+        .await
+    }
+
+    /// Appends a batch to a stream, all or nothing. The answer means that it is on disk and
+    /// visible.
+    ///
+    /// # Errors
+    /// Those of [`RunState::append`], and [`Refusal::RunNotFound`]. After
+    /// [`Error::OutcomeUnknown`], repeat with the same producer numbers.
+    pub async fn append(
+        &self,
+        run: &RunKey,
+        append: Append,
+        absent: IfAbsent,
+    ) -> Result<Appended, Error> {
+        self.submit(run, append, absent).await?.await
+    }
+
+    /// As [`append`](Self::append), but returns as soon as the batch is decided: batches submitted
+    /// one after the other are appended in that order, and the tickets tell when each is durable.
+    ///
+    /// Waits while more than `ingest_bytes` of appends wait for their commit.
+    ///
+    /// # Errors
+    /// What can be refused without looking at the run; everything else comes with the ticket.
+    pub async fn submit(
+        &self,
+        run: &RunKey,
+        append: Append,
+        absent: IfAbsent,
+    ) -> Result<Ticket<Appended>, Error> {
+        append.check()?;
+        let permit = self.permit(append.frame_bytes_max()).await?;
+        self.append_ticket(run, &append, absent, permit)
+    }
+
+    fn append_ticket(
+        &self,
+        key: &RunKey,
+        append: &Append,
+        absent: IfAbsent,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Ticket<Appended>, Error> {
+        let shared = &self.shared;
+        let vshard = vshard_of(&key.namespace, &key.run_id);
+        let mut shard = shared.shard(vshard).lock();
+        shared.check_open()?;
+        self.check_room(append.frame_bytes_max())?;
+        if let Some(run) = shard.find(key) {
+            let decided = run.state.append(append, shared.now_ms());
+            return Ok(self.decided(run, decided, permit, |_, appended| appended));
+        }
+        if absent == IfAbsent::Refuse {
+            return Err(Refusal::RunNotFound.into());
+        }
+        let RunKey { namespace, run_id } = key.clone();
+        let create = Create { namespace, run_id, task: "".into() };
+        let (mut run, frame, facts) = self.new_run(&shard, &create, vshard)?;
+        // Decided before anything is queued: a refused append creates no run.
+        let decided = run.state.append(append, shared.now_ms()).map_err(Error::Refused)?;
+        shard.insert(run);
+        let run = shard.find(key).expect("just inserted");
+        let created = self.queue(run, frame, facts, None, ());
+        drop(created);
+        Ok(self.decided(run, Ok(decided), permit, |_, appended| appended))
+    }
+
+    /// Where a run and one of its streams end now: everything acknowledged before is below.
+    ///
+    /// # Errors
+    /// [`Refusal::RunNotFound`], [`Refusal::StreamNotFound`], [`Refusal::RunReplaced`].
+    pub async fn check_tail(
+        &self,
+        run: &RunKey,
+        run_uid: Option<RunUid>,
+        stream: Option<&str>,
+    ) -> Result<RunTail, Error> {
+        self.with_published(run, run_uid, |published| match stream {
+            None => Ok(published.run_tail(None)),
+            Some(name) => {
+                let stream = published.stream_no(name).ok_or(Refusal::StreamNotFound)?;
+                Ok(published.run_tail(Some(stream)))
+            }
+        })
+        .await
+    }
+
+    /// The streams of a run.
+    ///
+    /// # Errors
+    /// [`Refusal::RunNotFound`], [`Refusal::RunReplaced`].
+    pub async fn list_streams(
+        &self,
+        run: &RunKey,
+        run_uid: Option<RunUid>,
+    ) -> Result<StreamList, Error> {
+        self.with_published(run, run_uid, |published| {
+            Ok(StreamList { streams: published.infos(), tail: published.durable })
+        })
+        .await
+    }
+
+    /// Reads one page, at once: at most 1,000 records and 1 MiB.
+    ///
+    /// # Errors
+    /// The refusals of starts (see [`Start`](super::Start)), [`Refusal::StreamNotFound`],
+    /// [`Error::Corrupt`].
+    pub async fn read(&self, query: Query) -> Result<Page, Error> {
+        let bounds = Bounds {
+            records: Some(query.bounds.records.unwrap_or(u64::MAX).min(READ_RECORDS_MAX)),
+            bytes: Some(query.bounds.bytes.unwrap_or(u64::MAX).min(READ_BYTES_MAX)),
+            ..query.bounds
+        };
+        let streams = query.streams.clone();
+        let names_exist = move |published: &Published| {
+            let missing = streams.iter().any(|name| published.stream_no(name).is_none());
+            if missing { Err(Refusal::StreamNotFound) } else { Ok(()) }
+        };
+        let query = Query { bounds, stop_at_tail: true, ..query };
+        let mut tail = self.open_tail(&query, names_exist).await?;
+        let mut page = Page {
+            records: Records { pieces: Vec::new(), count: 0 },
+            streams: Vec::new(),
+            gaps: Vec::new(),
+            cursor: tail.cursor(),
+            tail: tail.durable_tail(),
+            end: None,
+        };
+        loop {
+            match tail.next().await? {
+                TailItem::Streams(streams) => page.streams.extend(streams),
+                TailItem::Records(records, _) => {
+                    page.records.count += records.count;
+                    page.records.pieces.extend(records.pieces);
+                }
+                TailItem::Gap(gap, _) => page.gaps.push(gap),
+                TailItem::CaughtUp(_) => {}
+                TailItem::End(end, cursor) => {
+                    page.cursor = cursor;
+                    page.end = matches!(end, End::Closed(_)).then_some(end);
+                    return Ok(page);
+                }
+            }
+        }
+    }
+
+    /// Catches up and then follows. A stream that does not exist yet is waited for.
+    ///
+    /// # Errors
+    /// The refusals of starts; see [`Start`](super::Start).
+    pub async fn tail(&self, query: Query) -> Result<Tail, Error> {
+        self.open_tail(&query, |_| Ok(())).await
+    }
+
+    async fn open_tail(
+        &self,
+        query: &Query,
+        check: impl Fn(&Published) -> Result<(), Refusal>,
+    ) -> Result<Tail, Error> {
+        loop {
+            let opened = self.with_run(&query.run, |store, run| {
+                if !run.published.exists() {
+                    return Ok(None);
+                }
+                check(&run.published)?;
+                let reader = Reader::open(run, query)?;
+                let wake = run.published.subscribe();
+                Ok(Some(Tail::new(store.shared.clone(), wake, reader)))
+            })?;
+            match opened {
+                Some(tail) => return Ok(tail),
+                None => self.barrier().await?,
+            }
+        }
+    }
+
+    /// What happened since the store was opened.
+    pub fn stats(&self) -> Stats {
+        let counters = &self.shared.stats;
+        let (mut runs, mut ring_bytes) = (0, 0);
+        for shard in self.shared.shards() {
+            let shard = shard.lock();
+            runs += shard.len() as u64;
+            ring_bytes += shard.ring_bytes() as u64;
+        }
+        Stats {
+            runs,
+            commits: counters.commits.load(Ordering::Relaxed),
+            frames: counters.frames.load(Ordering::Relaxed),
+            records: counters.records.load(Ordering::Relaxed),
+            bytes: counters.bytes.load(Ordering::Relaxed),
+            ring_bytes,
+            disk_reads: counters.disk_reads.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Milliseconds since the Unix epoch, as the store tells time.
+    pub fn clock_ms(&self) -> u64 {
+        self.shared.now_ms()
+    }
+
+    /// Waits until the store has stopped after a failed write, and tells the first cause.
+    pub async fn stopped(&self) -> Arc<str> {
+        let mut phase = self.shared.phase();
+        loop {
+            if let Phase::Stopped(cause) = &*phase.borrow_and_update() {
+                return cause.clone();
+            }
+            if phase.changed().await.is_err() {
+                return "the store was dropped".into();
+            }
+        }
+    }
+
+    /// Closes the store: refuses further commands, makes durable what was taken, marks the journal
+    /// clean. Readers end with [`Error::ShuttingDown`]. Closing it again waits for nothing.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if it had stopped after a failed write.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.shared.close();
+        let ended = self.threads.ended.lock().take();
+        if let Some(ended) = ended {
+            // An error means that the committer panicked; the join of its thread says so.
+            let _ = ended.await;
+        }
+        match self.shared.check_open() {
+            Err(stopped @ Error::Stopped { .. }) => Err(stopped),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes memory for an append of so many bytes, waiting for earlier ones if there is none.
+    async fn permit(&self, size: usize) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        let units = size.div_ceil(INGEST_UNIT) as u32 + 1;
+        match self.shared.ingest.clone().acquire_many_owned(units).await {
+            Ok(permit) => Ok(Some(permit)),
+            Err(_) => Err(self.shared.check_open().err().unwrap_or(Error::ShuttingDown)),
+        }
+    }
+
+    /// Looks at a run under its shard's lock.
+    fn with_run<T>(
+        &self,
+        key: &RunKey,
+        look: impl FnOnce(&Self, &mut Run) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let vshard = vshard_of(&key.namespace, &key.run_id);
+        let mut shard = self.shared.shard(vshard).lock();
+        self.shared.check_open()?;
+        look(self, shard.find(key).ok_or(Refusal::RunNotFound)?)
+    }
+
+    /// Looks at what is durable of a run, once its creation is.
+    async fn with_published<T>(
+        &self,
+        key: &RunKey,
+        run_uid: Option<RunUid>,
+        look: impl Fn(&Published) -> Result<T, Refusal>,
+    ) -> Result<T, Error> {
+        loop {
+            let found = self.with_run(key, |_, run| {
+                let published = &run.published;
+                if run_uid.is_some_and(|wanted| wanted != published.run_uid) {
+                    return Err(Refusal::RunReplaced { run_uid: published.run_uid }.into());
+                }
+                Ok(published.exists().then(|| look(published)))
+            })?;
+            match found {
+                Some(found) => return found.map_err(Error::Refused),
+                None => self.barrier().await?,
+            }
+        }
+    }
+
+    /// Refuses what cannot be written: a frame larger than a slot, or one that a full disk leaves
+    /// no slot for.
+    fn check_room(&self, frame_bytes: usize) -> Result<(), Error> {
+        let limit = self.shared.options.frame_bytes_max();
+        if limit < frame_bytes {
+            let what = "frame (bytes, in this store's slots)".into();
+            let (size, limit) = (frame_bytes as u64, limit as u64);
+            return Err(Refusal::TooLarge { what, size, limit }.into());
+        }
+        let ahead = self.shared.supply.bytes_ahead();
+        if ahead == Some(0) && !self.shared.queue.has_room(frame_bytes) {
+            return Err(Error::DiskFull);
+        }
+        Ok(())
+    }
+
+    /// Turns a decision into a ticket, queueing the frame if there is one.
+    fn decided<R, T>(
+        &self,
+        run: &mut Run,
+        decided: Result<Decision<R>, Refusal>,
+        permit: Option<OwnedSemaphorePermit>,
+        answer: impl FnOnce(&Run, R) -> T,
+    ) -> Ticket<T> {
+        match decided {
+            Ok(Decision::Accepted { frame, facts, answer: accepted }) => {
+                let answer = answer(run, accepted);
+                self.queue(run, frame, facts, permit, answer)
+            }
+            Ok(Decision::Duplicate(duplicate)) => {
+                let answer = answer(run, duplicate);
+                self.settled(run, Ok(answer))
+            }
+            Err(refusal) => self.settled(run, Err(refusal)),
+        }
+    }
+
+    /// Queues a frame for commit. The caller holds the shard's lock, so that frames are queued in
+    /// the order of their decision.
+    fn queue<T>(
+        &self,
+        run: &mut Run,
+        frame: Frame,
+        facts: Facts,
+        permit: Option<OwnedSemaphorePermit>,
+        answer: T,
+    ) -> Ticket<T> {
+        run.in_flight += 1;
+        let (done, durable) = oneshot::channel();
+        self.shared.queue.push(Pending { work: Work::Frame { frame, facts, permit }, done });
+        Ticket { durable: Some(durable), answer: Some(Ok(answer)) }
+    }
+
+    /// An answer that rests on the run's state as it is: given when that state is durable.
+    fn settled<T>(&self, run: &Run, answer: Result<T, Refusal>) -> Ticket<T> {
+        let durable = (0 < run.in_flight).then(|| self.push_barrier());
+        Ticket { durable, answer: Some(answer) }
+    }
+
+    fn push_barrier(&self) -> oneshot::Receiver<Result<(), Error>> {
+        let (done, durable) = oneshot::channel();
+        self.shared.queue.push(Pending { work: Work::Barrier, done });
+        durable
+    }
+
+    /// Waits until everything queued so far is durable.
+    async fn barrier(&self) -> Result<(), Error> {
+        self.push_barrier().await.unwrap_or_else(|_| Err(never_told()))
+    }
+}
+
+fn open_parts(platform: Platform, options: Options, pool: Pool) -> Result<Parts, OpenError> {
+    let lock = take_lock(&platform)?;
+    let sizes =
+        Sizes { slot_bytes: options.slot_bytes_first, manifest_bytes: options.manifest_bytes };
+    let plan = recovery::plan(&platform)?;
+    let recovered = recovery::apply(&platform, plan, sizes)?;
+    let opened = Opened {
+        store_uuid: recovered.identity.store_uuid,
+        incarnation: recovered.incarnation,
+        recovered: recovered.summary,
+    };
+    let supply = Arc::new(Supply::new(options.slot_bytes));
+    let shared = Shared::new(platform, options, supply.clone(), pool, recovered.clock_ms);
+    for slot in &recovered.manifest.live().slots {
+        shared.frames.add_slot(&*shared.platform.vfs, slot.slot)?;
+    }
+    recovered.masked.iter().for_each(|block| shared.frames.add_masked(*block));
+    for (run_no, run) in recovered.runs {
+        shared.shard(run_no.vshard()).lock().restore(run);
+    }
+    let shared = Arc::new(shared);
+    let start = CommitStart {
+        writer: recovered.writer,
+        slot: recovered.slot,
+        manifest: recovered.manifest,
+        file_seq_next: recovered.file_seq_next,
+        incarnation: recovered.incarnation,
+        store_uuid: opened.store_uuid,
+    };
+    let committer = Committer::new(shared.clone(), supply, start);
+    Ok(Parts { shared, committer, opened, lock })
+}
+
+/// Takes the lock of the data directory and writes into it who has it.
+fn take_lock(platform: &Platform) -> Result<Box<dyn Send + Sync>, OpenError> {
+    let path = file_name::lock();
+    match platform.vfs.open(&path, Open::CreateNew) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+        _ => {}
+    }
+    let lock = platform.vfs.lock(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked {
+            location: platform.vfs.location().display().to_string(),
+            holder: lock_holder(platform).unwrap_or_default(),
+        },
+        _ => error.into(),
+    })?;
+    let holder = format!("{:<10}", std::process::id());
+    platform.vfs.open(&path, Open::Write)?.write_all_at(holder.as_bytes(), 0)?;
+    Ok(lock)
+}
+
+fn lock_holder(platform: &Platform) -> Option<String> {
+    let file = platform.vfs.open(&file_name::lock(), Open::Read).ok()?;
+    let mut text = vec![0; usize::try_from(file.len().ok()?).ok()?.min(64)];
+    file.read_exact_at(&mut text, 0).ok()?;
+    Some(format!(" (pid {})", String::from_utf8(text).ok()?.trim()))
+}
+
+/// Takes the steps of a store that has no threads.
+#[cfg(feature = "sim")]
+pub struct Stepper {
+    shared: Arc<Shared>,
+    committer: Committer,
+    _lock: Box<dyn Send + Sync>,
+}
+
+#[cfg(feature = "sim")]
+impl Stepper {
+    /// Makes a slot if one is wanted, then commits what is queued.
+    pub fn step(&mut self) -> super::Progress {
+        self.shared.supply.step(&*self.shared.platform.vfs);
+        self.committer.step()
+    }
+
+    /// What happens when the log has been idle for a while.
+    pub fn idle(&mut self) -> super::Progress {
+        self.committer.mark_idle()
+    }
+
+    /// What happens at an orderly exit, after the queue is empty.
+    pub fn finish(mut self) {
+        self.committer.finish();
+    }
+}
