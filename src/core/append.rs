@@ -163,6 +163,7 @@ impl Append {
             field(&record.data);
             field(record.id.as_bytes());
             field(&record.client_time_ms.to_le_bytes());
+            field(&(record.headers.len() as u64).to_le_bytes());
             for header in &record.headers {
                 field(header.name.as_bytes());
                 field(&header.value);

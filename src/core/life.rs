@@ -104,6 +104,8 @@ impl Create {
     /// # Errors
     /// [`Refusal::Invalid`].
     pub fn check(&self) -> Result<(), Refusal> {
+        check_name(&self.namespace, RUN_ID_BYTES_MAX)
+            .map_err(|error| Refusal::name("namespace", error))?;
         check_name(&self.run_id, RUN_ID_BYTES_MAX)
             .map_err(|error| Refusal::name("run_id", error))?;
         check_text(&self.task, RUN_ID_BYTES_MAX).map_err(|error| Refusal::name("task", error))

@@ -118,6 +118,9 @@ impl RunState {
             return Err(Damage::Chain);
         }
         expect_number("seq", header.first_seq.0, self.tail.0)?;
+        if (header.flags & FLAG_FIRST != 0) != (self.tail == Seq::ZERO) {
+            return Err(Damage::Message { what: "first frame of a run" });
+        }
         if header.flags & FLAG_STUB != 0 {
             return Err(Damage::Unknown { what: "stub in the journal", found: 0 });
         }
@@ -135,8 +138,27 @@ impl RunState {
                 event::Event::RunClosed(closed) => facts.outcome = Some(closed.outcome()),
             }
         }
-        self.check_closed(&facts)?;
+        self.check_ends(&facts)?;
         Ok(Checked { effects, events, facts })
+    }
+
+    /// What is closed or trimmed exists and reaches so far; nothing but events follows the end.
+    fn check_ends(&self, facts: &Facts) -> Result<(), Damage> {
+        let known = self.streams.len() + facts.opened.len();
+        facts.closed.iter().try_for_each(|stream| expect_stream(stream.0, known))?;
+        for &(stream, trim) in &facts.trimmed {
+            let tail = self.stream(stream).tail;
+            if tail < trim {
+                let (found, expected) = (trim.0, tail.0);
+                return Err(Damage::Numbering { what: "trim", found, expected });
+            }
+        }
+        let only_events = facts.spans.iter().all(|span| span.stream == StreamNo::RUN);
+        let is_second_end = self.ending.is_some() && (facts.outcome.is_some() || !only_events);
+        if is_second_end || facts.outcome == Some(Outcome::Unspecified) {
+            return Err(Damage::Message { what: "closing frame" });
+        }
+        Ok(())
     }
 
     fn check_effects(&self, effects: &Effects) -> Result<(), Damage> {
@@ -145,18 +167,25 @@ impl RunState {
             expect_number("stream", u64::from(opened.stream), expected as u64)?;
         }
         if let Some(producer) = &effects.producer {
-            let known = self.producers.len() as u64;
-            if known < u64::from(producer.r#ref) {
-                return expect_number("producer", u64::from(producer.r#ref), known);
-            }
+            self.check_producer(producer)?;
         }
         let known = self.streams.len();
         effects.streams_trimmed.iter().try_for_each(|trimmed| expect_stream(trimmed.stream, known))
     }
 
-    fn check_closed(&self, facts: &Facts) -> Result<(), Damage> {
-        let known = self.streams.len() + facts.opened.len();
-        facts.closed.iter().try_for_each(|stream| expect_stream(stream.0, known))
+    /// Numbers continue in an epoch, and start at 0 in a new and higher one.
+    fn check_producer(&self, producer: &ProducerAdvanced) -> Result<(), Damage> {
+        let Some(known) = self.producers.get(producer.r#ref as usize) else {
+            let known = self.producers.len() as u64;
+            expect_number("producer", u64::from(producer.r#ref), known)?;
+            return expect_number("producer seq", producer.seq, 0);
+        };
+        if producer.epoch < known.epoch {
+            let (found, expected) = (producer.epoch, known.epoch);
+            return Err(Damage::Numbering { what: "producer epoch", found, expected });
+        }
+        let is_same_epoch = producer.epoch == known.epoch;
+        expect_number("producer seq", producer.seq, if is_same_epoch { known.next_seq } else { 0 })
     }
 
     /// Walks the records: seqs dense in the run, indices dense in each stream.
@@ -174,7 +203,11 @@ impl RunState {
             let expected = self.next_index(&mut facts, found.stream, opened)?;
             expect_number("index", found.index.0, expected.0)?;
             if let Some(event) = found.event {
-                events.push((seq, decode_event(frame, event)?));
+                let event = decode_event(frame, event)?;
+                if matches!(event, event::Event::RunCreated(_)) && seq != Seq::ZERO {
+                    return Err(Damage::Message { what: "creation of a run" });
+                }
+                events.push((seq, event));
             }
             seq = seq + 1;
         }

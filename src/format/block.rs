@@ -290,7 +290,12 @@ pub fn inspect(bytes: &[u8], expected: &Expected) -> Found {
         return Found::Absent;
     }
     let Some(header) = header(bytes, expected.salt) else {
-        return Found::Corrupt(Damage::HeaderCrc);
+        // A process killed while it wrote leaves a part that may end inside a sector. A whole
+        // block always has more than its first sector.
+        return match is_zero(&bytes[SECTOR_BYTES..PAGE_BYTES]) {
+            true => Found::Torn,
+            false => Found::Corrupt(Damage::HeaderCrc),
+        };
     };
     if let Some(damage) = misplaced(&header, expected) {
         return Found::Corrupt(damage);
@@ -302,10 +307,16 @@ pub fn inspect(bytes: &[u8], expected: &Expected) -> Found {
     }
     let block = &bytes[..header.disk_bytes()];
     match content_damage(block, &header, expected.salt) {
-        Some(_) if has_zero_sector(block, payload_len) => Found::Torn,
+        Some(_) if has_zero_sector(block, payload_len) || is_cut_short(block) => Found::Torn,
         Some(damage) => Found::Corrupt(damage),
         None => Found::Block(Block { header, payload: unmasked(block, &header) }),
     }
+}
+
+/// Whether the write ended before the block did. The last byte is that of a magic number, which no
+/// single flipped bit makes zero.
+fn is_cut_short(block: &[u8]) -> bool {
+    block.last() == Some(&0)
 }
 
 fn misplaced(header: &BlockHeader, expected: &Expected) -> Option<Damage> {
@@ -444,6 +455,19 @@ mod tests {
             }
             let expected = if subset & 1 != 0 { Found::Absent } else { Found::Torn };
             assert_eq!(inspect(&bytes, &EXPECTED), expected, "missing {subset:b}");
+        }
+    }
+
+    #[test]
+    fn every_part_that_a_killed_write_leaves_is_torn_or_absent() {
+        for payload in [&b""[..], &[b'x'; 4_500]] {
+            let sound = block(payload);
+            for len in 0..sound.len() {
+                let mut bytes = sound.clone();
+                bytes[len..].fill(0);
+                let expected = if len == 0 { Found::Absent } else { Found::Torn };
+                assert_eq!(inspect(&bytes, &EXPECTED), expected, "{len} bytes");
+            }
         }
     }
 

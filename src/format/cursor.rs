@@ -12,7 +12,7 @@ use std::fmt;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::{crc_of, frame::Chain, get_u32, get_u64, put_u32, put_u64};
+use super::{crc_of, frame::Chain, get_u32, get_u64, is_zero, put_u32, put_u64};
 use crate::record::{CURSOR_BYTES_MAX, Index, RunUid, Seq, StreamNo};
 
 const VERSION: u8 = 1;
@@ -52,6 +52,9 @@ impl Cursor {
             return Err(BadCursor);
         }
         if get_u32(&bytes, 42) != crc_of(&[&bytes[..42]]) {
+            return Err(BadCursor);
+        }
+        if bytes[1] != FLAG_STREAM && !is_zero(&bytes[30..42]) {
             return Err(BadCursor);
         }
         let stream = (StreamNo(get_u32(&bytes, 30)), Index(get_u64(&bytes, 34)));

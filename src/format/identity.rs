@@ -10,8 +10,8 @@
 //! ```
 
 use super::{
-    Damage, FORMAT_VERSION, PAGE_BYTES, crc_of, get_u16, get_u32, get_u64, put_u16, put_u32,
-    put_u64,
+    Damage, FORMAT_VERSION, PAGE_BYTES, crc_of, get_u16, get_u32, get_u64, is_zero, put_u16,
+    put_u32, put_u64,
 };
 use crate::record::VSHARDS;
 
@@ -68,6 +68,9 @@ impl StoreIdentity {
         let found = get_u16(copy, 8);
         if found != FORMAT_VERSION {
             return Err(Damage::Version { found });
+        }
+        if !is_zero(&copy[10..16]) {
+            return Err(Damage::Padding);
         }
         let vshards = get_u64(copy, 32);
         if vshards != VSHARDS {

@@ -12,8 +12,8 @@
 //! bytes that imitate a block header, on purpose or not, are never evidence.
 
 use super::{
-    Damage, FORMAT_VERSION, PAGE_BYTES, crc_of, get_u16, get_u32, get_u64, put_u16, put_u32,
-    put_u64,
+    Damage, FORMAT_VERSION, PAGE_BYTES, crc_of, get_u16, get_u32, get_u64, is_zero, put_u16,
+    put_u32, put_u64,
 };
 
 /// Where the first block stands.
@@ -106,6 +106,16 @@ fn decode_copy(copy: &[u8], kind: SlotKind) -> Result<SlotHeader, Damage> {
     let found = get_u16(copy, 8);
     if found != FORMAT_VERSION {
         return Err(Damage::Version { found });
+    }
+    let (header_len, flags) = (get_u16(copy, 10), get_u32(copy, 12));
+    if usize::from(header_len) != HEADER_LEN {
+        return Err(Damage::Unknown { what: "header length", found: u64::from(header_len) });
+    }
+    if flags != 0 {
+        return Err(Damage::Unknown { what: "slot flags", found: u64::from(flags) });
+    }
+    if !is_zero(&copy[80..124]) {
+        return Err(Damage::Padding);
     }
     let mut store_uuid = [0; 16];
     store_uuid.copy_from_slice(&copy[40..56]);

@@ -8,11 +8,12 @@
 //! | 1 | *n* is the first block of the next listed slot | slot complete, whatever follows in it |
 //! | 2 | less than 4 KiB left in the slot | absent |
 //! | 3 | first sector all zero | absent |
-//! | 4 | first sector not zero, header_crc wrong | **corrupt**: a header lies in one sector over zeros, so it was written whole and damaged later |
+//! | 4 | first sector not zero, header_crc wrong, the rest of the page not zero | **corrupt**: a header lies in one sector over zeros, so it was written whole and damaged later |
 //! | 5 | header sound; file_seq, block_no or prev_crc not (*q*, *n*, *c*) | **corrupt**: misplaced or missing write |
 //! | 6 | header sound, length passes the end of the slot | **corrupt** |
-//! | 7 | header sound; payload, padding or trailer bad; a sector that must not be zero is zero | torn |
-//! | 8 | header sound; payload, padding or trailer bad; no such sector | **corrupt** |
+//! | 7 | header sound; payload, padding or trailer bad; a sector that must not be zero is zero, or the last byte is | torn |
+//! | | first sector not zero, header_crc wrong, the rest of the page zero | torn |
+//! | 8 | header sound; payload, padding or trailer bad; no such sector, and the last byte is there | **corrupt** |
 //! | 9 | block sound, but a frame does not decode, or its run's chain or numbering does not hold | **corrupt** (found when the block's frames are replayed) |
 //! | 10 | all sound | accept |
 //! | | *after absent or torn:* | |
@@ -20,6 +21,10 @@
 //! | 12 | a sound header further on in the slot with block_no ≥ *n* and durable_block_no > *n* | **corrupt**: *n* was durable |
 //! | 13 | torn, and block *n*-1 says clean shutdown | **corrupt**: nothing was written after it |
 //! | 14 | none of 11–13 | end of log; the rest of the slot is never read again |
+//!
+//! A power cut loses whole sectors; a process killed while it writes may leave a part that ends
+//! inside one. The last byte and the second line of row 7 are for the latter: no whole block looks
+//! like that after one bit or one sector of it was damaged.
 //!
 //! Rows 2 to 8 and 10 look at the block alone and are [`block::inspect`]; the rest is [`judge`].
 //! The rows for whole files (15 to 19) belong to whoever reads those files.

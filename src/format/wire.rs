@@ -158,18 +158,22 @@ pub fn skim(bytes: &[u8]) -> Result<Skim<'_>, Damage> {
     while !body.is_empty() {
         let key = take_varint(&mut body)?;
         match (key >> 3, key & 7) {
-            (1, 0) => found.stream = StreamNo(stream_no(take_varint(&mut body)?)?),
-            (2, 0) => found.seq = Seq(take_varint(&mut body)?),
-            (3, 0) => found.index = Index(take_varint(&mut body)?),
-            (4, 0) => found.time_ms = take_varint(&mut body)?,
-            (_, 0) => _ = take_varint(&mut body)?,
-            (14, 2) => found.event = Some(take_delimited(&mut body)?),
-            (_, 2) => _ = take_delimited(&mut body)?,
+            (1, VARINT) => found.stream = StreamNo(stream_no(take_varint(&mut body)?)?),
+            (2, VARINT) => found.seq = Seq(take_varint(&mut body)?),
+            (3, VARINT) => found.index = Index(take_varint(&mut body)?),
+            (4, VARINT) => found.time_ms = take_varint(&mut body)?,
+            (5 | 8, VARINT) => _ = take_varint(&mut body)?,
+            (6 | 7 | 15, DELIMITED) => _ = take_delimited(&mut body)?,
+            (14, DELIMITED) => found.event = Some(take_delimited(&mut body)?),
+            // The fields are frozen: another one is damage, or another format version.
             _ => return Err(Damage::Message { what: "record" }),
         }
     }
     Ok(found)
 }
+
+const VARINT: u64 = 0;
+const DELIMITED: u64 = 2;
 
 fn stream_no(value: u64) -> Result<u32, Damage> {
     u32::try_from(value).map_err(|_| Damage::Message { what: "record" })
