@@ -521,6 +521,7 @@ fn payload_crc(append: &Append) -> u64 {
         parts.push(record.data.to_vec());
         parts.push(record.id.clone().into());
         parts.push(record.client_time_ms.to_le_bytes().into());
+        parts.push((record.headers.len() as u64).to_le_bytes().into());
         for header in &record.headers {
             parts.push(header.name.clone().into());
             parts.push(header.value.to_vec());
