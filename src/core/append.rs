@@ -151,6 +151,15 @@ impl Append {
         FRAME_HEADER_BYTES + records + self.stream.len() + producer + 128
     }
 
+    /// Bytes of the frame with numbers of usual length: what is kept in memory for readers, so
+    /// that a generous bound would cost twice the payload of small records.
+    fn frame_bytes_expected(&self) -> usize {
+        let record =
+            |record: &NewRecord| record.size() + record.id.len() + record.headers.len() * 6 + 32;
+        let effects = if self.producer.is_some() { 24 } else { 0 };
+        self.records.iter().map(record).sum::<usize>() + effects
+    }
+
     /// CRC-32 (IEEE) of what is appended, to tell a retry from a reused number.
     fn payload_crc(&self) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
@@ -289,7 +298,7 @@ impl RunState {
     ) -> Decision<Appended> {
         let time_ms = now_ms.max(self.updated_ms);
         let stream_no = stream.unwrap_or(StreamNo(self.streams.len() as u32));
-        let mut builder = FrameBuilder::new(append.frame_bytes_max());
+        let mut builder = FrameBuilder::new(append.frame_bytes_expected());
         for (n, record) in append.records.iter().enumerate() {
             builder.record(&RecordFields {
                 stream: stream_no,

@@ -144,10 +144,10 @@ impl CommitQueue {
         self.state.lock().closing
     }
 
-    /// Answers everything with `error`, now and from now on.
-    fn end(&self, error: &Error) {
+    /// Answers everything with `error`, now and from now on; the first error is kept.
+    pub(super) fn end(&self, error: &Error) {
         let mut state = self.state.lock();
-        state.ended = Some(error.clone());
+        state.ended.get_or_insert_with(|| error.clone());
         let items = std::mem::take(&mut state.items);
         drop(state);
         items.into_iter().for_each(|item| item.answer(Err(error.clone())));
@@ -247,24 +247,27 @@ impl Committer {
 
     /// Takes steps until the store is closed or stops.
     pub(super) fn run(mut self) {
+        let shared = self.shared.clone();
+        let _stop = shared.stop_on_panic("the committer panicked");
+        self.run_to_end();
+        // Nobody waits for ever: what is still queued will not be written.
+        shared.queue.end(&shared.unknown());
+    }
+
+    fn run_to_end(&mut self) {
         loop {
             let limit = self.mark_due.then_some(IDLE_MARK_AFTER);
             let progress = match self.shared.queue.wait(limit) {
                 Woken::Work => self.step(),
                 Woken::Idle => self.mark_idle(),
-                Woken::Closing => {
-                    self.finish();
-                    return;
-                }
+                Woken::Closing => return self.finish(),
             };
-            match progress {
-                Progress::Worked | Progress::Idle => {}
-                Progress::WaitsForSlot => {
-                    if self.wait_for_slot() == Progress::Stopped {
-                        return;
-                    }
-                }
-                Progress::Stopped => return,
+            let progress = match progress {
+                Progress::WaitsForSlot => self.wait_for_slot(),
+                other => other,
+            };
+            if progress == Progress::Stopped {
+                return;
             }
         }
     }

@@ -260,27 +260,39 @@ impl Published {
     }
 
     /// The frames a reader has to look at from `seq` on and below `until`, oldest first.
-    pub(super) fn frames_from<'a>(
-        &'a self,
-        wanted: Wanted<'a>,
+    pub(super) fn frames_from(
+        &self,
+        wanted: Wanted<'_>,
         seq: Seq,
         until: Seq,
-    ) -> Box<dyn Iterator<Item = u32> + 'a> {
+    ) -> impl Iterator<Item = u32> {
         let range = self.ordinals(seq, until);
-        match wanted {
-            Wanted::All => Box::new(range),
-            Wanted::Streams(&[]) => Box::new(std::iter::empty()),
-            Wanted::Streams(&[stream]) => {
-                let spans = &self.streams[stream.0 as usize].spans;
-                let from = spans.partition_point(|&(_, ordinal)| ordinal < range.start);
-                let ordinals = spans[from..].iter().map(|&(_, ordinal)| ordinal);
-                Box::new(ordinals.take_while(move |&ordinal| ordinal < range.end))
+        let mut all = matches!(wanted, Wanted::All).then(|| range.clone());
+        let mut heads = match wanted {
+            Wanted::All => Vec::new(),
+            Wanted::Streams(streams) => self.heads(streams, range.start),
+        };
+        std::iter::from_fn(move || match &mut all {
+            Some(all) => all.next(),
+            None => {
+                let next = heads.iter().filter_map(|head| head.first()).map(|span| span.1).min()?;
+                for head in &mut heads {
+                    if head.first().is_some_and(|span| span.1 == next) {
+                        *head = &head[1..];
+                    }
+                }
+                (next < range.end).then_some(next)
             }
-            Wanted::Streams(streams) => Box::new(range.filter(move |&ordinal| {
-                let only = self.frames[ordinal as usize].only;
-                only.is_none_or(|stream| streams.contains(&stream))
-            })),
-        }
+        })
+    }
+
+    /// The rest of each stream's spans, from frame `start` on.
+    fn heads(&self, streams: &[StreamNo], start: u32) -> Vec<&[(Index, u32)]> {
+        let rest = |stream: &StreamNo| {
+            let spans = &self.streams[stream.0 as usize].spans;
+            &spans[spans.partition_point(|&(_, ordinal)| ordinal < start)..]
+        };
+        streams.iter().map(rest).collect()
     }
 
     fn ordinals(&self, seq: Seq, until: Seq) -> Range<u32> {

@@ -9,6 +9,8 @@ use std::{
     ops::Bound,
 };
 
+use bytes::Bytes;
+
 use super::{
     published::{NewFrame, Published},
     request::{RunEnd, RunInfo, RunKey},
@@ -190,6 +192,15 @@ impl Run {
             streams: state.streams.len() as u32,
             bytes: state.bytes,
         }
+    }
+
+    /// Describes the run without its bodies, which would make a page of runs arbitrarily large.
+    pub(super) fn row(&self) -> RunInfo {
+        let mut row = self.info();
+        if let Some(end) = &mut row.ended {
+            (end.output, end.error) = (Bytes::new(), None);
+        }
+        row
     }
 
     /// Seq after the last record that is visible.

@@ -144,7 +144,36 @@ impl Shared {
         self.ingest.close();
     }
 
+    /// What to tell those whose command may have been written before the store stopped.
+    pub(super) fn unknown(&self) -> Error {
+        match &*self.phase.borrow() {
+            Phase::Stopped(cause) => Error::OutcomeUnknown { cause: cause.clone() },
+            Phase::Open | Phase::Closing => Error::ShuttingDown,
+        }
+    }
+
+    /// Stops the store if the thread panics before the guard is dropped: a state that is half
+    /// changed is never served. Take it before any lock, so that it is dropped after.
+    pub(super) fn stop_on_panic(&self, cause: &'static str) -> StopOnPanic<'_> {
+        StopOnPanic { shared: self, cause }
+    }
+
     fn wake_readers(&self) {
         self.shards.iter().for_each(|shard| shard.lock().wake_all());
+    }
+}
+
+/// See [`Shared::stop_on_panic`].
+pub(super) struct StopOnPanic<'a> {
+    shared: &'a Shared,
+    cause: &'static str,
+}
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.stop(self.cause.into());
+            self.shared.queue.end(&self.shared.unknown());
+        }
     }
 }

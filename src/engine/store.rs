@@ -41,6 +41,9 @@ use crate::{
 /// Bytes of a frame that holds one event without a body, at most.
 const EVENT_FRAME_BYTES_MAX: usize = 512;
 
+/// Why the store stops if a command panics.
+const PANICKED: &str = "a command panicked while it was decided";
+
 /// An open store. Clones are the same store.
 ///
 /// When the last clone is dropped the store drains and closes, which may block for a sync; call
@@ -149,7 +152,8 @@ impl<R: Unpin> Future for Ticket<R> {
 /// The threads of a store; dropping them closes it.
 struct Threads {
     shared: Arc<Shared>,
-    handles: Mutex<Vec<JoinHandle<()>>>,
+    committer: Option<JoinHandle<()>>,
+    zeroer: Option<JoinHandle<()>>,
     /// Told when the committer has ended.
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -157,11 +161,11 @@ struct Threads {
 impl Drop for Threads {
     fn drop(&mut self) {
         self.shared.close();
+        // The committer first: while it drains it may still need a slot. A thread that panicked has
+        // said so, and has stopped the store.
+        let _ = self.committer.take().map(JoinHandle::join);
         self.shared.supply.close();
-        for handle in self.handles.get_mut().drain(..) {
-            // A thread that panicked has said so; the store is closed all the same.
-            let _ = handle.join();
-        }
+        let _ = self.zeroer.take().map(JoinHandle::join);
     }
 }
 
@@ -188,18 +192,20 @@ impl Store {
         let Parts { shared, committer, opened, lock } =
             open_parts(os::platform(data_dir), options, pool)?;
         let (told, ended) = oneshot::channel();
-        let commit = os::spawn("braidlog-commit", move || {
+        let committer = os::spawn("braidlog-commit", move || {
             committer.run();
             drop(lock);
             let _ = told.send(());
         })?;
-        let zeroer = shared.clone();
-        let supply = os::spawn("braidlog-zero", move || zeroer.supply.run(&*zeroer.platform.vfs))?;
-        let threads = Threads {
+        let mut threads = Threads {
             shared: shared.clone(),
-            handles: Mutex::new(vec![commit, supply]),
+            committer: Some(committer),
+            zeroer: None,
             ended: Mutex::new(Some(ended)),
         };
+        let supply = shared.clone();
+        let zeroer = os::spawn("braidlog-zero", move || supply.supply.run(&*supply.platform.vfs))?;
+        threads.zeroer = Some(zeroer);
         Ok(Self { shared, threads: Arc::new(threads), opened })
     }
 
@@ -216,8 +222,12 @@ impl Store {
         options.check()?;
         let Parts { shared, committer, opened, lock } =
             open_parts(platform, options, Pool::inline())?;
-        let threads =
-            Threads { shared: shared.clone(), handles: Mutex::default(), ended: Mutex::new(None) };
+        let threads = Threads {
+            shared: shared.clone(),
+            committer: None,
+            zeroer: None,
+            ended: Mutex::new(None),
+        };
         let store = Self { shared: shared.clone(), threads: Arc::new(threads), opened };
         Ok((store, Stepper { shared, committer, _lock: lock }))
     }
@@ -239,6 +249,7 @@ impl Store {
     fn create_ticket(&self, create: &Create) -> Result<Ticket<CreatedRun>, Error> {
         let shared = &self.shared;
         let vshard = vshard_of(&create.namespace, &create.run_id);
+        let _stop = shared.stop_on_panic(PANICKED);
         let mut shard = shared.shard(vshard).lock();
         shared.check_open()?;
         let key = RunKey { namespace: create.namespace.clone(), run_id: create.run_id.clone() };
@@ -282,7 +293,8 @@ impl Store {
         .await
     }
 
-    /// Lists the runs of a namespace in order of their ids, page by page.
+    /// Lists the runs of a namespace in order of their ids, page by page. Rows carry no output
+    /// and no error: [`get_run`](Self::get_run) has them.
     ///
     /// # Errors
     /// [`Refusal::Invalid`] if the page size is not 1 to 1,000.
@@ -299,7 +311,7 @@ impl Store {
             let shard = shard.lock();
             for run in shard.runs_after(&prefix, after.as_ref()).take(list.page_size + 1) {
                 in_flight |= 0 < run.in_flight;
-                runs.push(run.info());
+                runs.push(run.row());
             }
         }
         if in_flight {
@@ -399,6 +411,7 @@ impl Store {
     ) -> Result<Ticket<Appended>, Error> {
         let shared = &self.shared;
         let vshard = vshard_of(&key.namespace, &key.run_id);
+        let _stop = shared.stop_on_panic(PANICKED);
         let mut shard = shared.shard(vshard).lock();
         shared.check_open()?;
         self.check_room(append.frame_bytes_max())?;
@@ -602,6 +615,7 @@ impl Store {
         look: impl FnOnce(&Self, &mut Run) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let vshard = vshard_of(&key.namespace, &key.run_id);
+        let _stop = self.shared.stop_on_panic(PANICKED);
         let mut shard = self.shared.shard(vshard).lock();
         self.shared.check_open()?;
         look(self, shard.find(key).ok_or(Refusal::RunNotFound)?)

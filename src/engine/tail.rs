@@ -23,7 +23,7 @@ use crate::{
     core::Refusal,
     error::{Corruption, Error},
     format::{Damage, cursor::Cursor, file_name, frame::Frame, wire},
-    record::{Index, OLDER_CURSORS_MAX, RunNo, Seq, StreamNo},
+    record::{Index, OLDER_CURSORS_MAX, RunNo, STREAMS_PER_RUN_MAX, Seq, StreamNo},
 };
 
 /// Bytes of frames that a reader takes at once, overrun by less than one frame.
@@ -203,6 +203,9 @@ impl Reader {
             true => Selection::All,
             false => Selection::Named(query.streams.clone()),
         };
+        if STREAMS_PER_RUN_MAX < query.streams.len() {
+            return Err(Refusal::invalid("streams", "names more streams than a run can have"));
+        }
         let single = selection.single(published);
         let from = find_start(published, query, single)?;
         Ok(Self {
