@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Decision, Refusal, RunState,
+    Appended, Decision, Refusal, RunState,
     command::{check_open, check_run_uid},
     state::Memory,
 };
@@ -77,37 +77,6 @@ pub struct Append {
     pub expected_index: Option<Index>,
     /// The idempotent producer, if any.
     pub producer: Option<Producer>,
-}
-
-/// Where an append's records are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Appended {
-    /// Identity of the run.
-    pub run_uid: RunUid,
-    /// Seq of the first record.
-    pub first_seq: Seq,
-    /// Index of the first record.
-    pub first_index: Index,
-    /// Number of records.
-    pub count: u32,
-    /// Server time of the records, milliseconds since the Unix epoch.
-    pub time_ms: u64,
-    /// Whether an earlier append with the same producer numbers is being answered.
-    pub deduplicated: bool,
-    /// Whether that earlier append is too old for its positions to be known; they are 0 then.
-    pub positions_forgotten: bool,
-}
-
-impl Appended {
-    /// Seq after the last record.
-    pub fn next_seq(&self) -> Seq {
-        self.first_seq + u64::from(self.count)
-    }
-
-    /// Index after the last record.
-    pub fn next_index(&self) -> Index {
-        self.first_index + u64::from(self.count)
-    }
 }
 
 impl Append {
@@ -183,7 +152,7 @@ impl Append {
 }
 
 impl RunState {
-    /// Admits an append, in the order of checks of [`command`](super::command).
+    /// Admits an append, in the order of checks of the module [`core`](crate::core).
     ///
     /// # Errors
     /// The first check that fails; the state is then unchanged.

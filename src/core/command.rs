@@ -1,19 +1,4 @@
-//! The order in which a command is checked. The first check that fails decides.
-//!
-//! | # | check | refusal |
-//! |---|---|---|
-//! | 1 | names and sizes | `Invalid`, `TooLarge` |
-//! | 2 | the run exists; `run_uid`, if given, is this one | `RunNotFound`, `RunReplaced` |
-//! | 3 | producer epoch not older than known | `StaleEpoch` |
-//! | 4 | the same command applied before | **the original answer**, also when closed; other content: `DedupMismatch` |
-//! | 6 | run and stream open | `Closed` |
-//! | 8 | `expected_seq`, `expected_index` are the tails | `SeqMismatch`, `IndexMismatch` |
-//! | 9 | a new producer epoch starts at 0; no gap | `BadEpochStart`, `ProducerGap` |
-//! | 12 | streams, producers | `Limit` |
-//! | 13 | accept: seq, index and time assigned; one frame | |
-//!
-//! 3 before 4: a zombie learns that it is one. 4 before 6: the retry of a final append succeeds.
-//! Rows 5, 7, 10 and 11 of the protocol's table concern commands that do not exist yet.
+//! What every command has in common: its first checks, and what can become of it.
 
 use super::{Facts, Refusal, RunState};
 use crate::{format::frame::Frame, record::RunUid};

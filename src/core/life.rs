@@ -154,7 +154,7 @@ impl RunState {
         Ok((state, frame, facts))
     }
 
-    /// Admits a close, in the order of checks of [`command`](super::command). Closing again with
+    /// Admits a close, in the order of checks of the module [`core`](crate::core). Closing again with
     /// the same outcome gives the first answer.
     ///
     /// # Errors

@@ -1,9 +1,27 @@
 //! The state machine of one run: everything that decides, and nothing that acts.
 //!
 //! [`RunState`] is the fold of a run's frames. A command is admitted by checking it against the
-//! state in one fixed order ([`command`] lists it) and turning it into a [`Frame`]; that frame is
-//! then replayed, by the same code that replays it after a crash. There is no second way to change
-//! a state, so what recovery rebuilds is what was served.
+//! state in one fixed order and turning it into a [`Frame`]; that frame is then replayed, by the
+//! same code that replays it after a crash. There is no second way to change a state, so what
+//! recovery rebuilds is what was served.
+//!
+//! # Order of checks
+//! The first check that fails decides.
+//!
+//! | # | check | refusal |
+//! |---|---|---|
+//! | 1 | names and sizes | `Invalid`, `TooLarge` |
+//! | 2 | the run exists; `run_uid`, if given, is this one | `RunNotFound`, `RunReplaced` |
+//! | 3 | producer epoch not older than known | `StaleEpoch` |
+//! | 4 | the same command applied before | **the original answer**, also when closed; other content: `DedupMismatch` |
+//! | 6 | run and stream open | `Closed` |
+//! | 8 | `expected_seq`, `expected_index` are the tails | `SeqMismatch`, `IndexMismatch` |
+//! | 9 | a new producer epoch starts at 0; no gap | `BadEpochStart`, `ProducerGap` |
+//! | 12 | streams, producers | `Limit` |
+//! | 13 | accept: seq, index and time assigned; one frame | |
+//!
+//! 3 before 4: a zombie learns that it is one. 4 before 6: the retry of a final append succeeds.
+//! Rows 5, 7, 10 and 11 of the protocol's table concern commands that do not exist yet.
 //!
 //! What it deliberately does not do: read files or clocks, draw random numbers, wait. `now` and
 //! identities are arguments. It also does not know what is durable: its state runs ahead of the
@@ -18,9 +36,9 @@ mod refusal;
 mod replay;
 mod state;
 
-pub use append::{Append, Appended, NewRecord, Producer};
+pub use append::{Append, NewRecord, Producer};
 pub use command::Decision;
 pub use life::{Close, CloseStream, Closed, Create, NewRun, StreamEnd, Trim};
 pub use refusal::Refusal;
 pub use replay::{Facts, StreamSpan};
-pub use state::{Ending, ProducerState, RunState, StreamState};
+pub use state::{Appended, Ending, ProducerState, RunState, StreamState};

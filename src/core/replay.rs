@@ -10,8 +10,7 @@ use prost::Message;
 
 use super::{
     Decision,
-    append::Appended,
-    state::{Ending, ProducerState, Remembered, RunState, StreamState},
+    state::{Appended, Ending, ProducerState, Remembered, RunState, StreamState},
 };
 use crate::{
     format::{

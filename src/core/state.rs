@@ -4,7 +4,6 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
-use super::append::Appended;
 use crate::{
     format::frame::Chain,
     proto::{Outcome, RunError, StreamKind},
@@ -79,6 +78,37 @@ pub struct Remembered {
     pub payload_crc: u32,
     /// The answer.
     pub appended: Appended,
+}
+
+/// Where an append's records are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Identity of the run.
+    pub run_uid: RunUid,
+    /// Seq of the first record.
+    pub first_seq: Seq,
+    /// Index of the first record.
+    pub first_index: Index,
+    /// Number of records.
+    pub count: u32,
+    /// Server time of the records, milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// Whether an earlier append with the same producer numbers is being answered.
+    pub deduplicated: bool,
+    /// Whether that earlier append is too old for its positions to be known; they are 0 then.
+    pub positions_forgotten: bool,
+}
+
+impl Appended {
+    /// Seq after the last record.
+    pub fn next_seq(&self) -> Seq {
+        self.first_seq + u64::from(self.count)
+    }
+
+    /// Index after the last record.
+    pub fn next_index(&self) -> Index {
+        self.first_index + u64::from(self.count)
+    }
 }
 
 /// How a run ended.

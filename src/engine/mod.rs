@@ -16,6 +16,7 @@ mod commit;
 mod options;
 mod pool;
 mod published;
+mod queue;
 mod request;
 mod shard;
 mod shared;

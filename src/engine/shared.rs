@@ -8,7 +8,7 @@ use std::sync::{
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-use super::{commit::CommitQueue, options::Options, pool::Pool, shard::Shard, supply::Supply};
+use super::{options::Options, pool::Pool, queue::CommitQueue, shard::Shard, supply::Supply};
 use crate::{error::Error, format::frame::Frame, journal::FrameReader, platform::Platform};
 
 /// Shards of a store. More than cores, so that two runs rarely wait for each other.

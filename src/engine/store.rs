@@ -13,10 +13,11 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    commit::{Committer, Pending, Start as CommitStart, Work},
+    commit::{Committer, Start as CommitStart},
     options::Options,
     pool::Pool,
     published::Published,
+    queue::{Pending, Work},
     request::{
         Bounds, ClosedRun, CreatedRun, End, ListRuns, Page, Query, Records, RunInfo, RunKey,
         RunPage, RunTail, StreamList, TailItem,
