@@ -86,6 +86,7 @@ pub fn plan(platform: &Platform, store_uuid: [u8; 16]) -> Result<Option<Manifest
     let header = image
         .header(SlotKind::Manifest)
         .and_then(|header| check_header(header, current, store_uuid))
+        .and_then(|header| image.check_size(header))
         .map_err(|damage| OpenError::from(image.corruption(0, damage)))?;
     let mut live = LiveSet::default();
     let mut next = Next { block_no: 0, prev_crc: header.prev_crc, previous_clean: false };

@@ -229,6 +229,7 @@ impl Plan {
             let header = image
                 .header(SlotKind::Journal)
                 .and_then(|header| check_listed(header, listed, store_uuid))
+                .and_then(|header| image.check_size(header))
                 .map_err(|damage| OpenError::from(image.corruption(0, damage)))?;
             let mut next = self
                 .enter_slot(n == 0, &header)

@@ -101,6 +101,19 @@ impl SlotImage {
         slot::decode(&self.bytes, kind)
     }
 
+    /// Passes on a header whose file has at least the size that it tells. Files get their size,
+    /// durably, before anything names them: one that is shorter lost its end, and maybe blocks.
+    ///
+    /// # Errors
+    /// [`Damage::Length`].
+    pub fn check_size(&self, header: SlotHeader) -> Result<SlotHeader, Damage> {
+        let available = self.bytes.len() as u64;
+        match header.size <= available {
+            true => Ok(header),
+            false => Err(Damage::Length { len: header.size, available }),
+        }
+    }
+
     /// Walks the blocks from the first, giving each sound one to `visit`, and leaves in `next`
     /// what would come after the last.
     ///
