@@ -182,7 +182,10 @@ async fn every_start_begins_where_it_says() {
     };
     assert_eq!(from(Start::Beginning).await.expect("page"), "01234");
     for index in 0..=5u64 {
-        assert_eq!(from(Start::Index(Index(index))).await.expect("page"), "01234"[index as usize..]);
+        assert_eq!(
+            from(Start::Index(Index(index))).await.expect("page"),
+            "01234"[index as usize..]
+        );
     }
     for (seq, rest) in [(0, "01234"), (2, "1234"), (4, "34"), (5, "34"), (6, "4"), (7, "")] {
         assert_eq!(from(Start::Seq(Seq(seq))).await.expect("page"), rest, "seq {seq}");

@@ -13,24 +13,34 @@
 //! What it deliberately does not do: know who is asking, or speak a protocol.
 
 mod commit;
+mod open;
 mod options;
 mod pool;
 mod published;
 mod queue;
+mod read;
+mod reader;
 mod request;
+mod select;
 mod shard;
 mod shared;
+mod start;
+#[cfg(feature = "sim")]
+mod stepper;
 mod store;
 mod supply;
 mod tail;
+mod ticket;
 
 pub use commit::Progress;
+pub use open::Opened;
 pub use options::Options;
 pub use request::{
     Bounds, ClosedRun, CreatedRun, DEFAULT_NAMESPACE, End, Gap, ListRuns, Page, Query, Records,
     RunEnd, RunInfo, RunKey, RunPage, RunTail, Start, StreamInfo, StreamList, TailItem,
 };
 #[cfg(feature = "sim")]
-pub use store::Stepper;
-pub use store::{IfAbsent, Opened, Stats, Store, Ticket};
+pub use stepper::Stepper;
+pub use store::{IfAbsent, Stats, Store};
 pub use tail::Tail;
+pub use ticket::Ticket;

@@ -1,11 +1,7 @@
 //! The store as a library: open, append, read, tail, close.
 
 use std::{
-    future::Future,
-    io,
-    pin::Pin,
     sync::{Arc, atomic::Ordering},
-    task::{Context, Poll},
     thread::JoinHandle,
 };
 
@@ -13,19 +9,15 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    commit::{Committer, Start as CommitStart},
+    open::{Opened, Parts, open_parts},
     options::Options,
     pool::Pool,
     published::Published,
     queue::{Pending, Work},
-    request::{
-        Bounds, ClosedRun, CreatedRun, End, ListRuns, Page, Query, Records, RunInfo, RunKey,
-        RunPage, RunTail, StreamList, TailItem,
-    },
+    request::{ClosedRun, CreatedRun, ListRuns, RunInfo, RunKey, RunPage},
     shard::{Run, Shard},
     shared::{INGEST_UNIT, Phase, Shared},
-    supply::Supply,
-    tail::{Reader, Tail},
+    ticket::{Ticket, never_told},
 };
 use crate::{
     core::{
@@ -33,10 +25,9 @@ use crate::{
         StreamEnd, Trim,
     },
     error::{Error, OpenError},
-    format::{file_name, frame::Frame},
-    platform::{Open, Platform, os},
-    record::{Index, LIST_ROWS_MAX, READ_BYTES_MAX, READ_RECORDS_MAX, RunUid, vshard_of},
-    recovery::{self, Sizes, Summary},
+    format::frame::Frame,
+    platform::os,
+    record::{Index, LIST_ROWS_MAX, RunUid, vshard_of},
 };
 
 /// Bytes of a frame that holds one event without a body, at most.
@@ -51,20 +42,9 @@ const PANICKED: &str = "a command panicked while it was decided";
 /// [`Store::close`] to wait for that without blocking, and to know whether it went well.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     threads: Arc<Threads>,
     opened: Opened,
-}
-
-/// What was found when the store was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Opened {
-    /// Identity of the store.
-    pub store_uuid: [u8; 16],
-    /// Number of this start.
-    pub incarnation: u64,
-    /// What recovery found.
-    pub recovered: Summary,
 }
 
 /// What to do with an append to a run that does not exist.
@@ -95,61 +75,6 @@ pub struct Stats {
     pub disk_reads: u64,
 }
 
-/// A command that was decided and waits for the disk. Dropping it does not undo the command.
-#[must_use = "the command is durable only when the ticket says so"]
-pub struct Ticket<R> {
-    /// None if nothing has to become durable first.
-    durable: Option<oneshot::Receiver<Result<(), Error>>>,
-    answer: Option<Result<R, Refusal>>,
-}
-
-impl<R> Ticket<R> {
-    /// Whether the command was refused. The refusal itself waits until what it rests on is
-    /// durable.
-    pub fn is_refused(&self) -> bool {
-        matches!(self.answer, Some(Err(_)))
-    }
-
-    /// The answer, if it is there already.
-    pub fn try_take(&mut self) -> Option<Result<R, Error>> {
-        let durable = match &mut self.durable {
-            None => Ok(()),
-            Some(receiver) => match receiver.try_recv() {
-                Ok(result) => result,
-                Err(oneshot::error::TryRecvError::Empty) => return None,
-                Err(oneshot::error::TryRecvError::Closed) => Err(never_told()),
-            },
-        };
-        self.finish(durable)
-    }
-
-    fn finish(&mut self, durable: Result<(), Error>) -> Option<Result<R, Error>> {
-        self.durable = None;
-        let answer = self.answer.take()?;
-        Some(durable.and_then(|()| answer.map_err(Error::Refused)))
-    }
-}
-
-fn never_told() -> Error {
-    Error::OutcomeUnknown { cause: "the store was dropped".into() }
-}
-
-impl<R: Unpin> Future for Ticket<R> {
-    type Output = Result<R, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let durable = match &mut self.durable {
-            None => Ok(()),
-            Some(receiver) => match Pin::new(receiver).poll(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(told) => told.unwrap_or_else(|_| Err(never_told())),
-            },
-        };
-        let answer = self.finish(durable);
-        Poll::Ready(answer.expect("a ticket is not polled after it was answered"))
-    }
-}
-
 /// The threads of a store; dropping them closes it.
 struct Threads {
     shared: Arc<Shared>,
@@ -168,14 +93,6 @@ impl Drop for Threads {
         self.shared.supply.close();
         let _ = self.zeroer.take().map(JoinHandle::join);
     }
-}
-
-/// An opened store before anything drives it.
-struct Parts {
-    shared: Arc<Shared>,
-    committer: Committer,
-    opened: Opened,
-    lock: Box<dyn Send + Sync>,
 }
 
 impl Store {
@@ -210,27 +127,16 @@ impl Store {
         Ok(Self { shared, threads: Arc::new(threads), opened })
     }
 
-    /// Opens a store on any platform, without threads: nothing happens unless [`Stepper::step`]
-    /// is called.
-    ///
-    /// # Errors
-    /// As [`Store::open`].
+    /// A store that nothing drives: somebody takes the steps of its committer.
     #[cfg(feature = "sim")]
-    pub fn open_stepped(
-        platform: Platform,
-        options: Options,
-    ) -> Result<(Self, Stepper), OpenError> {
-        options.check()?;
-        let Parts { shared, committer, opened, lock } =
-            open_parts(platform, options, Pool::inline())?;
+    pub(super) fn undriven(shared: Arc<Shared>, opened: Opened) -> Self {
         let threads = Threads {
             shared: shared.clone(),
             committer: None,
             zeroer: None,
             ended: Mutex::new(None),
         };
-        let store = Self { shared: shared.clone(), threads: Arc::new(threads), opened };
-        Ok((store, Stepper { shared, committer, _lock: lock }))
+        Self { shared, threads: Arc::new(threads), opened }
     }
 
     /// What was found when the store was opened.
@@ -435,115 +341,6 @@ impl Store {
         Ok(self.decided(run, Ok(decided), permit, |_, appended| appended))
     }
 
-    /// Where a run and one of its streams end now: everything acknowledged before is below.
-    ///
-    /// # Errors
-    /// [`Refusal::RunNotFound`], [`Refusal::StreamNotFound`], [`Refusal::RunReplaced`].
-    pub async fn check_tail(
-        &self,
-        run: &RunKey,
-        run_uid: Option<RunUid>,
-        stream: Option<&str>,
-    ) -> Result<RunTail, Error> {
-        self.with_published(run, run_uid, |published| match stream {
-            None => Ok(published.run_tail(None)),
-            Some(name) => {
-                let stream = published.stream_no(name).ok_or(Refusal::StreamNotFound)?;
-                Ok(published.run_tail(Some(stream)))
-            }
-        })
-        .await
-    }
-
-    /// The streams of a run.
-    ///
-    /// # Errors
-    /// [`Refusal::RunNotFound`], [`Refusal::RunReplaced`].
-    pub async fn list_streams(
-        &self,
-        run: &RunKey,
-        run_uid: Option<RunUid>,
-    ) -> Result<StreamList, Error> {
-        self.with_published(run, run_uid, |published| {
-            Ok(StreamList { streams: published.infos(), tail: published.durable })
-        })
-        .await
-    }
-
-    /// Reads one page, at once: at most 1,000 records and 1 MiB.
-    ///
-    /// # Errors
-    /// The refusals of starts (see [`Start`](super::Start)), [`Refusal::StreamNotFound`],
-    /// [`Error::Corrupt`].
-    pub async fn read(&self, query: Query) -> Result<Page, Error> {
-        let bounds = Bounds {
-            records: Some(query.bounds.records.unwrap_or(u64::MAX).min(READ_RECORDS_MAX)),
-            bytes: Some(query.bounds.bytes.unwrap_or(u64::MAX).min(READ_BYTES_MAX)),
-            ..query.bounds
-        };
-        let streams = query.streams.clone();
-        let names_exist = move |published: &Published| {
-            let missing = streams.iter().any(|name| published.stream_no(name).is_none());
-            if missing { Err(Refusal::StreamNotFound) } else { Ok(()) }
-        };
-        let query = Query { bounds, stop_at_tail: true, ..query };
-        let mut tail = self.open_tail(&query, names_exist).await?;
-        let mut page = Page {
-            records: Records { pieces: Vec::new(), count: 0 },
-            streams: Vec::new(),
-            gaps: Vec::new(),
-            cursor: tail.cursor(),
-            tail: tail.durable_tail(),
-            end: None,
-        };
-        loop {
-            match tail.next().await? {
-                TailItem::Streams(streams) => page.streams.extend(streams),
-                TailItem::Records(records, _) => {
-                    page.records.count += records.count;
-                    page.records.pieces.extend(records.pieces);
-                }
-                TailItem::Gap(gap, _) => page.gaps.push(gap),
-                TailItem::CaughtUp(_) => {}
-                TailItem::End(end, cursor) => {
-                    page.cursor = cursor;
-                    page.end = matches!(end, End::Closed(_)).then_some(end);
-                    return Ok(page);
-                }
-            }
-        }
-    }
-
-    /// Catches up and then follows. A stream that does not exist yet is waited for.
-    ///
-    /// # Errors
-    /// The refusals of starts; see [`Start`](super::Start).
-    pub async fn tail(&self, query: Query) -> Result<Tail, Error> {
-        self.open_tail(&query, |_| Ok(())).await
-    }
-
-    async fn open_tail(
-        &self,
-        query: &Query,
-        check: impl Fn(&Published) -> Result<(), Refusal>,
-    ) -> Result<Tail, Error> {
-        loop {
-            let opened = self.with_run(&query.run, |store, run| {
-                if !run.published.exists() {
-                    return Ok(None);
-                }
-                check(&run.published)?;
-                let reader = Reader::open(run, query)?;
-                let wake = run.published.subscribe();
-                Ok(Some(Tail::new(store.shared.clone(), wake, reader)))
-            })?;
-            match opened {
-                Some(tail) => return Ok(tail),
-                None => self.barrier().await?,
-            }
-        }
-    }
-
     /// What happened since the store was opened.
     pub fn stats(&self) -> Stats {
         let counters = &self.shared.stats;
@@ -610,7 +407,7 @@ impl Store {
     }
 
     /// Looks at a run under its shard's lock.
-    fn with_run<T>(
+    pub(super) fn with_run<T>(
         &self,
         key: &RunKey,
         look: impl FnOnce(&Self, &mut Run) -> Result<T, Error>,
@@ -620,28 +417,6 @@ impl Store {
         let mut shard = self.shared.shard(vshard).lock();
         self.shared.check_open()?;
         look(self, shard.find(key).ok_or(Refusal::RunNotFound)?)
-    }
-
-    /// Looks at what is durable of a run, once its creation is.
-    async fn with_published<T>(
-        &self,
-        key: &RunKey,
-        run_uid: Option<RunUid>,
-        look: impl Fn(&Published) -> Result<T, Refusal>,
-    ) -> Result<T, Error> {
-        loop {
-            let found = self.with_run(key, |_, run| {
-                let published = &run.published;
-                if run_uid.is_some_and(|wanted| wanted != published.run_uid) {
-                    return Err(Refusal::RunReplaced { run_uid: published.run_uid }.into());
-                }
-                Ok(published.exists().then(|| look(published)))
-            })?;
-            match found {
-                Some(found) => return found.map_err(Error::Refused),
-                None => self.barrier().await?,
-            }
-        }
     }
 
     /// Refuses what cannot be written: a frame larger than a slot, or one that a full disk leaves
@@ -710,93 +485,7 @@ impl Store {
     }
 
     /// Waits until everything queued so far is durable.
-    async fn barrier(&self) -> Result<(), Error> {
+    pub(super) async fn barrier(&self) -> Result<(), Error> {
         self.push_barrier().await.unwrap_or_else(|_| Err(never_told()))
-    }
-}
-
-fn open_parts(platform: Platform, options: Options, pool: Pool) -> Result<Parts, OpenError> {
-    let lock = take_lock(&platform)?;
-    let sizes =
-        Sizes { slot_bytes: options.slot_bytes_first, manifest_bytes: options.manifest_bytes };
-    let plan = recovery::plan(&platform)?;
-    let recovered = recovery::apply(&platform, plan, sizes)?;
-    let opened = Opened {
-        store_uuid: recovered.identity.store_uuid,
-        incarnation: recovered.incarnation,
-        recovered: recovered.summary,
-    };
-    let supply = Arc::new(Supply::new(options.slot_bytes));
-    let shared = Shared::new(platform, options, supply.clone(), pool, recovered.clock_ms);
-    for slot in &recovered.manifest.live().slots {
-        shared.frames.add_slot(&*shared.platform.vfs, slot.slot)?;
-    }
-    recovered.masked.iter().for_each(|block| shared.frames.add_masked(*block));
-    for (run_no, run) in recovered.runs {
-        shared.shard(run_no.vshard()).lock().restore(run);
-    }
-    let shared = Arc::new(shared);
-    let start = CommitStart {
-        writer: recovered.writer,
-        slot: recovered.slot,
-        manifest: recovered.manifest,
-        file_seq_next: recovered.file_seq_next,
-        incarnation: recovered.incarnation,
-        store_uuid: opened.store_uuid,
-    };
-    let committer = Committer::new(shared.clone(), supply, start);
-    Ok(Parts { shared, committer, opened, lock })
-}
-
-/// Takes the lock of the data directory and writes into it who has it.
-fn take_lock(platform: &Platform) -> Result<Box<dyn Send + Sync>, OpenError> {
-    let path = file_name::lock();
-    match platform.vfs.open(&path, Open::CreateNew) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-        _ => {}
-    }
-    let lock = platform.vfs.lock(&path).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => OpenError::Locked {
-            location: platform.vfs.location().display().to_string(),
-            holder: lock_holder(platform).unwrap_or_default(),
-        },
-        _ => error.into(),
-    })?;
-    let holder = format!("{:<10}", std::process::id());
-    platform.vfs.open(&path, Open::Write)?.write_all_at(holder.as_bytes(), 0)?;
-    Ok(lock)
-}
-
-fn lock_holder(platform: &Platform) -> Option<String> {
-    let file = platform.vfs.open(&file_name::lock(), Open::Read).ok()?;
-    let mut text = vec![0; usize::try_from(file.len().ok()?).ok()?.min(64)];
-    file.read_exact_at(&mut text, 0).ok()?;
-    Some(format!(" (pid {})", String::from_utf8(text).ok()?.trim()))
-}
-
-/// Takes the steps of a store that has no threads.
-#[cfg(feature = "sim")]
-pub struct Stepper {
-    shared: Arc<Shared>,
-    committer: Committer,
-    _lock: Box<dyn Send + Sync>,
-}
-
-#[cfg(feature = "sim")]
-impl Stepper {
-    /// Makes a slot if one is wanted, then commits what is queued.
-    pub fn step(&mut self) -> super::Progress {
-        self.shared.supply.step(&*self.shared.platform.vfs);
-        self.committer.step()
-    }
-
-    /// What happens when the log has been idle for a while.
-    pub fn idle(&mut self) -> super::Progress {
-        self.committer.mark_idle()
-    }
-
-    /// What happens at an orderly exit, after the queue is empty.
-    pub fn finish(mut self) {
-        self.committer.finish();
     }
 }

@@ -1,0 +1,321 @@
+//! A position in a run, and the steps that a reader takes from there.
+//!
+//! Steps never wait: a step gives an item, asks for frames to be read from disk, or says that there
+//! is nothing more for now.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{
+    published::Published,
+    request::{Bounds, End, Gap, Query, StreamInfo, TailItem},
+    select::{
+        Batch, Chunk, ChunkFrame, Filter, Found, FoundItem, Gathered, Load, Selection, gather,
+    },
+    shard::Run,
+    shared::Shared,
+    start::find_start,
+};
+use crate::{
+    core::Refusal,
+    error::{Corruption, Error},
+    format::{Damage, cursor::Cursor, frame::Frame, wire},
+    record::{Index, RunNo, STREAMS_PER_RUN_MAX, Seq, StreamNo},
+};
+
+/// What a reader does next.
+pub(super) enum Step {
+    Item(TailItem),
+    Load(Load),
+    Wait,
+}
+
+/// A position in a run, and what is read from there.
+pub(super) struct Reader {
+    run_no: RunNo,
+    selection: Selection,
+    bounds: Bounds,
+    stop_at: Option<Seq>,
+    /// Everything below was delivered or filtered.
+    position: Seq,
+    /// Where to resume after the last item given.
+    cursor: Cursor,
+    /// First index wanted, until it is met: a start inside a frame of several streams.
+    first_index: Option<Index>,
+    /// How far gaps were told, by stream.
+    gaps_told: BTreeMap<StreamNo, Index>,
+    /// How many of the run's streams were announced, if they are read.
+    announced: usize,
+    caught_up: bool,
+    ended: Option<End>,
+    /// Items found and not given yet.
+    ready: VecDeque<TailItem>,
+    /// Frames read from disk and not looked at yet.
+    loaded: Option<Chunk>,
+}
+
+impl Reader {
+    /// A reader at the start of a query. The caller holds the shard's lock, and the run exists.
+    pub(super) fn open(run: &Run, query: &Query) -> Result<Self, Refusal> {
+        let published = &run.published;
+        if query.run_uid.is_some_and(|wanted| wanted != published.run_uid) {
+            return Err(Refusal::RunReplaced { run_uid: published.run_uid });
+        }
+        let selection = match query.streams.is_empty() {
+            true => Selection::All,
+            false => Selection::Named(query.streams.clone()),
+        };
+        if STREAMS_PER_RUN_MAX < query.streams.len() {
+            return Err(Refusal::invalid("streams", "names more streams than a run can have"));
+        }
+        let single = selection.single(published);
+        let from = find_start(published, query, single)?;
+        Ok(Self {
+            run_no: run.state.run_no,
+            selection,
+            bounds: query.bounds,
+            stop_at: query.stop_at_tail.then_some(published.durable),
+            position: from.seq,
+            cursor: published.cursor(from.seq, single),
+            first_index: from.index,
+            gaps_told: BTreeMap::new(),
+            announced: 0,
+            caught_up: false,
+            ended: None,
+            ready: VecDeque::new(),
+            loaded: None,
+        })
+    }
+
+    /// Where to resume after the last item given.
+    pub(super) fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Next seq of the run: what is durable now.
+    pub(super) fn durable(&self, shared: &Shared) -> Seq {
+        shared.shard(self.run_no.vshard()).lock().run(self.run_no).durable()
+    }
+
+    /// Takes in frames that were read from disk.
+    pub(super) fn take(&mut self, chunk: Chunk) {
+        self.loaded = Some(chunk);
+    }
+
+    /// The next step, as far as it goes without waiting.
+    pub(super) fn step(&mut self, shared: &Shared) -> Result<Step, Error> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                self.note_cursor(&item);
+                return Ok(Step::Item(item));
+            }
+            if let Some(end) = self.ended {
+                return Ok(Step::Item(TailItem::End(end, self.cursor)));
+            }
+            shared.check_open()?;
+            let shard = shared.shard(self.run_no.vshard());
+            let (chunk, filter) = match self.look(&shard.lock().run(self.run_no).published) {
+                Look::Step(step) => return Ok(step),
+                Look::Chunk(chunk, filter) => (chunk, filter),
+            };
+            let found = self.select(chunk, &filter)?;
+            self.make_ready(found, &shard.lock().run(self.run_no).published);
+        }
+    }
+
+    /// What the durable log offers at the position.
+    fn look(&mut self, published: &Published) -> Look {
+        let new_streams = self.new_streams(published);
+        if !new_streams.is_empty() {
+            return Look::Step(Step::Item(TailItem::Streams(new_streams)));
+        }
+        let filter = Filter::of(published, &self.selection, self.until(published));
+        if let Some(chunk) = self.loaded.take() {
+            return Look::Chunk(chunk, filter);
+        }
+        match gather(published, &filter, self.position, self.run_no) {
+            Gathered::Recent(chunk) => Look::Chunk(chunk, filter),
+            Gathered::Cold(load) => Look::Step(Step::Load(load)),
+            Gathered::Nothing => Look::Step(self.at_end(published, filter.until)),
+        }
+    }
+
+    /// Exclusive end of what may be delivered now.
+    fn until(&self, published: &Published) -> Seq {
+        let bounds = self.bounds.until_seq.into_iter().chain(self.stop_at);
+        bounds.fold(published.durable, Seq::min)
+    }
+
+    fn new_streams(&mut self, published: &Published) -> Vec<StreamInfo> {
+        let known = std::mem::replace(&mut self.announced, published.streams.len());
+        (known..published.streams.len())
+            .filter(|&n| self.selection.holds(&published.streams[n].name))
+            .map(|n| published.info(StreamNo(n as u32)))
+            .collect()
+    }
+
+    /// Nothing more lies below `until`: end, tell that the tail is reached, or wait.
+    fn at_end(&mut self, published: &Published, until: Seq) -> Step {
+        self.position = self.position.max(until);
+        self.cursor = published.cursor(self.position, self.selection.single(published));
+        if published.durable <= self.position && self.selection.is_ended(published) {
+            return self.end(End::Closed(published.outcome));
+        }
+        let bounds = self.bounds.until_seq.into_iter().chain(self.stop_at);
+        let is_reached = bounds.into_iter().any(|bound| bound <= self.position);
+        if is_reached || self.bounds.records == Some(0) || self.bounds.bytes == Some(0) {
+            return self.end(End::Limit);
+        }
+        if self.caught_up {
+            return Step::Wait;
+        }
+        self.caught_up = true;
+        Step::Item(TailItem::CaughtUp(self.cursor))
+    }
+
+    fn end(&mut self, end: End) -> Step {
+        self.ended = Some(end);
+        Step::Item(TailItem::End(end, self.cursor))
+    }
+
+    /// Puts cursors to what was found.
+    fn make_ready(&mut self, found: Vec<Found>, published: &Published) {
+        let single = self.selection.single(published);
+        self.ready.extend(found.into_iter().map(|Found { item, position }| {
+            let cursor = published.cursor(position, single);
+            match item {
+                FoundItem::Records(records) => TailItem::Records(records, cursor),
+                FoundItem::Gap(gap) => TailItem::Gap(gap, cursor),
+            }
+        }));
+        if self.ready.is_empty() {
+            self.cursor = published.cursor(self.position, single);
+        }
+    }
+
+    fn note_cursor(&mut self, item: &TailItem) {
+        match item {
+            TailItem::Records(_, cursor) | TailItem::Gap(_, cursor) => self.cursor = *cursor,
+            TailItem::Streams(_) | TailItem::CaughtUp(_) | TailItem::End(..) => {}
+        }
+    }
+
+    /// Finds the records that are wanted, in order, and the gaps between them.
+    fn select(&mut self, chunk: Chunk, filter: &Filter) -> Result<Vec<Found>, Error> {
+        let mut found = Vec::new();
+        let mut batch = Batch::default();
+        for part in &chunk.frames {
+            if self.ended.is_some() || filter.until <= part.frame.header.first_seq {
+                break;
+            }
+            if self.is_wanted_whole(part, filter) {
+                let count = u64::from(part.frame.header.count);
+                batch.add(part.frame.records(), count);
+                self.position = part.frame.next_seq();
+                self.charge(count, u64::from(part.frame.header.records_len));
+            } else {
+                self.select_from(&part.frame, filter, &mut batch, &mut found)?;
+            }
+        }
+        if self.ended.is_none() {
+            self.position = self.position.max(chunk.next.min(filter.until));
+        }
+        batch.flush(self.position, &mut found);
+        Ok(found)
+    }
+
+    /// Whether every record of the frame is delivered, so that none has to be looked at.
+    fn is_wanted_whole(&self, part: &ChunkFrame, filter: &Filter) -> bool {
+        let header = &part.frame.header;
+        let fits = |bound: Option<u64>, size: u64| bound.is_none_or(|bound| size < bound);
+        self.position <= header.first_seq
+            && part.frame.next_seq() <= filter.until
+            && filter.wants_only(part.only)
+            && filter.trims.is_empty()
+            && self.first_index.is_none()
+            && self.bounds.until_index.is_none()
+            && fits(self.bounds.records, u64::from(header.count))
+            && fits(self.bounds.bytes, u64::from(header.records_len))
+    }
+
+    fn select_from(
+        &mut self,
+        frame: &Frame,
+        filter: &Filter,
+        batch: &mut Batch,
+        found: &mut Vec<Found>,
+    ) -> Result<(), Error> {
+        let records = frame.records();
+        let mut at = 0;
+        for skim in wire::skim_all(&records) {
+            let record = skim.map_err(bug)?;
+            let piece = at..at + record.len;
+            at = piece.end;
+            if record.seq < self.position || !filter.wants(record.stream) {
+                continue;
+            }
+            if filter.until <= record.seq {
+                return Ok(());
+            }
+            if self.first_index.is_some_and(|first| record.index < first) {
+                continue;
+            }
+            self.first_index = None;
+            let trim = filter.trims.get(record.stream.0 as usize).copied().unwrap_or_default();
+            if record.index < trim {
+                batch.flush(record.seq, found);
+                self.tell_gap(
+                    Gap { stream: record.stream, from: record.index, to: trim },
+                    record.seq,
+                    found,
+                );
+                continue;
+            }
+            batch.add_part(&records, piece.clone());
+            self.position = record.seq + 1;
+            self.charge(1, piece.len() as u64);
+            let last = self.bounds.until_index.is_some_and(|until| until <= record.index + 1);
+            if last {
+                self.ended = Some(End::Limit);
+            }
+            if self.ended.is_some() {
+                return Ok(());
+            }
+        }
+        self.position = self.position.max(frame.next_seq());
+        Ok(())
+    }
+
+    /// Tells a gap once, however many trimmed records are met on the way through it.
+    fn tell_gap(&mut self, gap: Gap, position: Seq, found: &mut Vec<Found>) {
+        let told = self.gaps_told.entry(gap.stream).or_default();
+        if gap.to <= *told {
+            return;
+        }
+        *told = gap.to;
+        found.push(Found { item: FoundItem::Gap(gap), position });
+    }
+
+    /// Counts what is delivered against the bounds.
+    fn charge(&mut self, records: u64, bytes: u64) {
+        for (bound, size) in [(&mut self.bounds.records, records), (&mut self.bounds.bytes, bytes)]
+        {
+            if let Some(left) = bound {
+                *left = left.saturating_sub(size);
+                if *left == 0 {
+                    self.ended = Some(End::Limit);
+                }
+            }
+        }
+    }
+}
+
+/// What the durable log offers.
+enum Look {
+    Step(Step),
+    Chunk(Chunk, Filter),
+}
+
+/// Bytes that were checked when they were read do not decode.
+fn bug(damage: Damage) -> Error {
+    Error::Corrupt(Corruption { file: "memory".into(), position: 0, damage })
+}

@@ -1,0 +1,57 @@
+//! A store whose every step the caller takes: for simulations, where one thread and one seed decide
+//! everything.
+
+use std::sync::Arc;
+
+use super::{
+    commit::{Committer, Progress},
+    open::{Parts, open_parts},
+    options::Options,
+    pool::Pool,
+    shared::Shared,
+    store::Store,
+};
+use crate::{error::OpenError, platform::Platform};
+
+impl Store {
+    /// Opens a store on any platform, without threads: nothing happens unless [`Stepper::step`]
+    /// is called.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_stepped(
+        platform: Platform,
+        options: Options,
+    ) -> Result<(Self, Stepper), OpenError> {
+        options.check()?;
+        let Parts { shared, committer, opened, lock } =
+            open_parts(platform, options, Pool::inline())?;
+        let store = Self::undriven(shared.clone(), opened);
+        Ok((store, Stepper { shared, committer, _lock: lock }))
+    }
+}
+
+/// Takes the steps of a store that has no threads.
+pub struct Stepper {
+    shared: Arc<Shared>,
+    committer: Committer,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl Stepper {
+    /// Makes a slot if one is wanted, then commits what is queued.
+    pub fn step(&mut self) -> Progress {
+        self.shared.supply.step(&*self.shared.platform.vfs);
+        self.committer.step()
+    }
+
+    /// What happens when the log has been idle for a while.
+    pub fn idle(&mut self) -> Progress {
+        self.committer.mark_idle()
+    }
+
+    /// What happens at an orderly exit, after the queue is empty.
+    pub fn finish(mut self) {
+        self.committer.finish();
+    }
+}

@@ -1,0 +1,66 @@
+//! What a caller holds while its command waits for the disk.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::sync::oneshot;
+
+use crate::{core::Refusal, error::Error};
+
+/// A command that was decided and waits for the disk. Dropping it does not undo the command.
+#[must_use = "the command is durable only when the ticket says so"]
+pub struct Ticket<R> {
+    /// None if nothing has to become durable first.
+    pub(super) durable: Option<oneshot::Receiver<Result<(), Error>>>,
+    pub(super) answer: Option<Result<R, Refusal>>,
+}
+
+impl<R> Ticket<R> {
+    /// Whether the command was refused. The refusal itself waits until what it rests on is
+    /// durable.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.answer, Some(Err(_)))
+    }
+
+    /// The answer, if it is there already.
+    pub fn try_take(&mut self) -> Option<Result<R, Error>> {
+        let durable = match &mut self.durable {
+            None => Ok(()),
+            Some(receiver) => match receiver.try_recv() {
+                Ok(result) => result,
+                Err(oneshot::error::TryRecvError::Empty) => return None,
+                Err(oneshot::error::TryRecvError::Closed) => Err(never_told()),
+            },
+        };
+        self.finish(durable)
+    }
+
+    fn finish(&mut self, durable: Result<(), Error>) -> Option<Result<R, Error>> {
+        self.durable = None;
+        let answer = self.answer.take()?;
+        Some(durable.and_then(|()| answer.map_err(Error::Refused)))
+    }
+}
+
+pub(super) fn never_told() -> Error {
+    Error::OutcomeUnknown { cause: "the store was dropped".into() }
+}
+
+impl<R: Unpin> Future for Ticket<R> {
+    type Output = Result<R, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let durable = match &mut self.durable {
+            None => Ok(()),
+            Some(receiver) => match Pin::new(receiver).poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(told) => told.unwrap_or_else(|_| Err(never_told())),
+            },
+        };
+        let answer = self.finish(durable);
+        Poll::Ready(answer.expect("a ticket is not polled after it was answered"))
+    }
+}
