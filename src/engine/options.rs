@@ -20,7 +20,8 @@ pub struct Options {
     pub slot_bytes: u64,
     /// Bytes of a manifest. A multiple of 4 KiB.
     pub manifest_bytes: u64,
-    /// Bytes of recent frames that are kept in memory for readers at the tail.
+    /// Bytes of recent frames that are kept in memory for readers at the tail. Split evenly over
+    /// 16 shards, so one run has a sixteenth of it at most.
     pub ring_bytes: usize,
     /// Bytes of appends that may wait for their commit; further ones wait for those.
     pub ingest_bytes: usize,
