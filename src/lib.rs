@@ -64,10 +64,14 @@
 //! then act · [`engine`] the store. Above it, by feature: `grpc`, `client`, `config` and `cli`.
 //! Each module names only those before it; `tests/tidy.rs` holds the code to that.
 
+#[cfg(feature = "client")]
+pub mod client;
 pub mod core;
 pub mod engine;
 pub mod error;
 pub mod format;
+#[cfg(feature = "rpc")]
+pub mod grpc;
 pub mod journal;
 pub mod manifest;
 pub mod platform;

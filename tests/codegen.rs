@@ -14,8 +14,10 @@ const FILES: [&str; 4] = [
     "braidlog/storage/v1/storage.proto",
 ];
 
-/// Answers that the server sends as bytes that are encoded already.
+/// Answers whose records stay encoded on both sides.
 const PRE_ENCODED: [&str; 2] = ["ReadResponse", "TailResponse"];
+/// Code that sizes its buffers by the message.
+const CODEC: &str = "crate::grpc::codec::MessageCodec";
 
 fn generate() -> BTreeMap<String, Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -34,20 +36,18 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
         .out_dir(folder("messages"))
         .compile_fds(set.clone())
         .expect("messages");
-    let mut server = tonic_prost_build::configure().build_client(false).out_dir(folder("server"));
-    for message in PRE_ENCODED {
-        server = server.extern_path(
-            format!(".braidlog.v1.{message}"),
-            format!("crate::grpc::encoded::{message}"),
-        );
-    }
-    server.extern_path(".braidlog.v1", "crate::proto").compile_fds(set.clone()).expect("server");
-    tonic_prost_build::configure()
-        .build_server(false)
-        .extern_path(".braidlog.v1", "crate::proto")
-        .out_dir(folder("client"))
-        .compile_fds(set)
-        .expect("client");
+    let services = || {
+        let services = tonic_prost_build::configure().codec_path(CODEC);
+        let services = PRE_ENCODED.iter().fold(services, |services, message| {
+            let ours = format!("crate::grpc::encoded::{message}");
+            services.extern_path(format!(".braidlog.v1.{message}"), ours)
+        });
+        services.extern_path(".braidlog.v1", "crate::proto")
+    };
+    let server = services().build_client(false).out_dir(folder("server"));
+    server.compile_fds(set.clone()).expect("server");
+    let client = services().build_server(false).out_dir(folder("client"));
+    client.compile_fds(set).expect("client");
 
     let read = |path: &str| fs::read(out.path().join(path)).expect("generated file");
     BTreeMap::from([

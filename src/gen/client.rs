@@ -108,7 +108,7 @@ pub mod run_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.RunService/CreateRun",
             );
@@ -133,7 +133,7 @@ pub mod run_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.RunService/GetRun",
             );
@@ -142,7 +142,8 @@ pub mod run_service_client {
                 .insert(GrpcMethod::new("braidlog.v1.RunService", "GetRun"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lists runs in order of their ids, page by page.
+        /// Lists runs in order of their ids, page by page. Rows carry no output and no
+        /// error: GetRun has them.
         pub async fn list_runs(
             &mut self,
             request: impl tonic::IntoRequest<crate::proto::ListRunsRequest>,
@@ -158,7 +159,7 @@ pub mod run_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.RunService/ListRuns",
             );
@@ -184,7 +185,7 @@ pub mod run_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.RunService/CloseRun",
             );
@@ -304,7 +305,7 @@ pub mod stream_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.StreamService/Append",
             );
@@ -335,7 +336,7 @@ pub mod stream_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.StreamService/AppendSession",
             );
@@ -360,7 +361,7 @@ pub mod stream_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.StreamService/CloseStream",
             );
@@ -385,7 +386,7 @@ pub mod stream_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.StreamService/Trim",
             );
@@ -399,7 +400,7 @@ pub mod stream_service_client {
             &mut self,
             request: impl tonic::IntoRequest<crate::proto::ReadRequest>,
         ) -> std::result::Result<
-            tonic::Response<crate::proto::ReadResponse>,
+            tonic::Response<crate::grpc::encoded::ReadResponse>,
             tonic::Status,
         > {
             self.inner
@@ -410,7 +411,7 @@ pub mod stream_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.StreamService/Read",
             );
@@ -425,7 +426,7 @@ pub mod stream_service_client {
             &mut self,
             request: impl tonic::IntoRequest<crate::proto::TailRequest>,
         ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<crate::proto::TailResponse>>,
+            tonic::Response<tonic::codec::Streaming<crate::grpc::encoded::TailResponse>>,
             tonic::Status,
         > {
             self.inner
@@ -436,7 +437,7 @@ pub mod stream_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.StreamService/Tail",
             );
@@ -461,7 +462,7 @@ pub mod stream_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.StreamService/CheckTail",
             );
@@ -486,7 +487,7 @@ pub mod stream_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::grpc::codec::MessageCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/braidlog.v1.StreamService/ListStreams",
             );

@@ -924,6 +924,9 @@ pub struct CheckTailResponse {
     /// Cursor at the tail.
     #[prost(string, tag = "6")]
     pub cursor: ::prost::alloc::string::String,
+    /// How the run ended, if it is closed.
+    #[prost(enumeration = "Outcome", tag = "7")]
+    pub outcome: i32,
 }
 /// Asks for the streams of a run.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,0 +1,70 @@
+//! The connection to a server: made when it is needed, and replaced when it is dead.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{
+    ANSWER_BYTES_MAX, ClientOptions,
+    generated::{run_service_client::RunServiceClient, stream_service_client::StreamServiceClient},
+};
+use crate::{core::Refusal, error::Error};
+
+pub(super) type Runs = RunServiceClient<Channel>;
+pub(super) type Streams = StreamServiceClient<Channel>;
+
+/// Bytes in flight to us on one call.
+const STREAM_WINDOW_BYTES: u32 = 512 << 10;
+/// Bytes in flight to us on all calls: so many that two thousand tails which nobody reads do not
+/// hold up the others.
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
+/// When to ask a silent connection whether it lives, and how long to wait for the answer.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// A connection that many calls share.
+#[derive(Debug)]
+pub(super) struct Link {
+    endpoint: Endpoint,
+    // A plain mutex: no await inside, and the section copies a handle.
+    current: Mutex<(Generation, Channel)>,
+}
+
+/// How often the connection was replaced.
+pub(super) type Generation = u64;
+
+impl Link {
+    pub(super) fn new(url: &str, options: &ClientOptions) -> Result<Self, Error> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|error| Refusal::invalid("url", error.to_string()))?
+            .connect_timeout(options.connect_timeout)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .keep_alive_while_idle(true);
+        let current = Mutex::new((0, endpoint.connect_lazy()));
+        Ok(Self { endpoint, current })
+    }
+
+    pub(super) fn runs(&self) -> Runs {
+        let channel = self.current.lock().1.clone();
+        RunServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn streams(&self) -> (Generation, Streams) {
+        let (generation, channel) = self.current.lock().clone();
+        let streams = StreamServiceClient::new(channel);
+        (generation, streams.max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    /// Replaces the connection, unless somebody has done so already: it is dead, but the transport
+    /// does not know yet.
+    pub(super) fn replace(&self, dead: Generation) {
+        let mut current = self.current.lock();
+        if current.0 == dead {
+            *current = (dead + 1, self.endpoint.connect_lazy());
+        }
+    }
+}

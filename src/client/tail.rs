@@ -1,0 +1,320 @@
+//! A tail that outlives its connections.
+//!
+//! After a broken connection it resumes from the cursor of the last message it received, so that
+//! what it hands out is what one unbroken tail would have: nothing twice, nothing left out, the
+//! tail reached once, every stream named once. Heartbeats are taken in here; when they stop, the
+//! connection is replaced.
+
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use tonic::Streaming;
+
+use super::{
+    Client, convert,
+    link::Generation,
+    retry::{Backoff, Repeat, is_passing},
+};
+use crate::{
+    engine::{End, Query, Start, StreamInfo, TailItem},
+    error::Error,
+    format::cursor::Cursor,
+    grpc::{
+        encoded::TailResponse,
+        status::{Call, from_status},
+    },
+    record::{Seq, StreamNo},
+};
+
+/// So many heartbeats may be missed.
+const HEARTBEATS_MISSED_MAX: u32 = 3;
+
+/// Follows a run, or some of its streams, across broken connections. Made by [`Client::tail`].
+#[derive(Debug)]
+pub struct Tail {
+    client: Client,
+    /// What is still to be read: starts behind the last message received.
+    query: Query,
+    connection: Option<Connection>,
+    backoff: Backoff,
+    /// Ticks when the connection has been silent for too long.
+    silence: Interval,
+    /// Items received and not handed out.
+    ready: VecDeque<TailItem>,
+    /// Behind the last message received.
+    received: Option<Cursor>,
+    /// Behind the last item handed out.
+    handed_out: Option<Cursor>,
+    durable: Seq,
+    named: Vec<StreamNo>,
+    caught_up: bool,
+}
+
+#[derive(Debug)]
+struct Connection {
+    generation: Generation,
+    messages: Streaming<TailResponse>,
+}
+
+impl Tail {
+    pub(super) async fn open(client: Client, query: Query) -> Result<Self, Error> {
+        let mut tail = Self::new(client, query);
+        tail.begin().await?;
+        Ok(tail)
+    }
+
+    fn new(client: Client, query: Query) -> Self {
+        let heartbeat = client.options.heartbeat;
+        let mut silence = interval(heartbeat.max(Duration::from_millis(1)) * HEARTBEATS_MISSED_MAX);
+        silence.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            backoff: Backoff::new(client.options.retry.clone()),
+            client,
+            connection: None,
+            silence,
+            ready: VecDeque::new(),
+            received: None,
+            handed_out: None,
+            durable: Seq::ZERO,
+            named: Vec::new(),
+            caught_up: false,
+            query,
+        }
+    }
+
+    /// Connects. A start that means another place later is settled by its first message.
+    async fn begin(&mut self) -> Result<(), Error> {
+        let is_relative = matches!(self.query.start, Start::Tail | Start::Last(_));
+        loop {
+            let begun = match is_relative {
+                true => self.receive().await,
+                false => self.connect().await,
+            };
+            match begun {
+                Ok(()) => return Ok(()),
+                Err(error) => self.recover(error).await?,
+            }
+        }
+    }
+
+    /// The next item. Waits at the tail, and for a server that is away. After [`TailItem::End`],
+    /// and only then, nothing follows; it is then returned again and again.
+    ///
+    /// Dropping the future loses nothing: the next call continues where the last item ended.
+    ///
+    /// # Errors
+    /// What the server refuses, such as [`Error::Corrupt`] or a history that has changed, and
+    /// [`Error::Unavailable`] when it was away for longer than the retry policy allows. Another
+    /// call tries again.
+    pub async fn next(&mut self) -> Result<TailItem, Error> {
+        loop {
+            match self.ready.front() {
+                Some(TailItem::End(end, cursor)) => {
+                    self.handed_out = Some(*cursor);
+                    return Ok(TailItem::End(*end, *cursor));
+                }
+                Some(_) => return Ok(self.hand_out()),
+                None => {
+                    if let Err(error) = self.receive().await {
+                        self.recover(error).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where to resume after the last item; none before the first.
+    pub fn cursor(&self) -> Option<Cursor> {
+        self.handed_out
+    }
+
+    /// Next seq of the run, as far as the server has told.
+    pub fn durable_tail(&self) -> Seq {
+        self.durable
+    }
+
+    fn hand_out(&mut self) -> TailItem {
+        let item = self.ready.pop_front().expect("the caller has seen it");
+        if let TailItem::Records(_, cursor)
+        | TailItem::Gap(_, cursor)
+        | TailItem::CaughtUp(cursor) = &item
+        {
+            self.handed_out = Some(*cursor);
+        }
+        item
+    }
+
+    /// Waits before the next attempt, if there may be one.
+    async fn recover(&mut self, error: Error) -> Result<(), Error> {
+        self.connection = None;
+        if is_passing(&error) && self.backoff.pause().await {
+            return Ok(());
+        }
+        self.backoff.reset();
+        Err(error)
+    }
+
+    /// Opens a call at the place that was reached, if there is none.
+    async fn connect(&mut self) -> Result<(), Error> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        let mut query = self.query.clone();
+        if let Some(cursor) = self.received {
+            query.start = Start::Cursor(cursor.to_string());
+        }
+        let request = convert::tail(query, self.client.options.heartbeat)?;
+        let (generation, mut streams) = self.client.link.streams();
+        let opened = self.backoff.bound(streams.tail(request)).await;
+        let opened = opened.ok_or_else(|| Repeat::Read.timed_out())?;
+        let answer = opened.map_err(|status| from_status(&status, Call::Read))?;
+        self.silence.reset();
+        self.connection = Some(Connection { generation, messages: answer.into_inner() });
+        Ok(())
+    }
+
+    /// Receives a message and makes its items ready.
+    async fn receive(&mut self) -> Result<(), Error> {
+        if let Some(end) = self.reached_bound() {
+            self.ready.push_back(end);
+            return Ok(());
+        }
+        self.connect().await?;
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let message = tokio::select! {
+            biased;
+            message = connection.messages.message() => message,
+            _ = self.silence.tick() => {
+                self.client.link.replace(connection.generation);
+                return Err(Error::Unavailable { message: "no heartbeat".into() });
+            }
+        };
+        let broken = || Error::Unavailable { message: "the tail broke off without an end".into() };
+        let message = message.map_err(|status| from_status(&status, Call::Read))?;
+        self.take(message.ok_or_else(broken)?)?;
+        self.silence.reset();
+        self.backoff.reset();
+        Ok(())
+    }
+
+    /// The end, if a connection broke between the last record wanted and the word of it.
+    fn reached_bound(&self) -> Option<TailItem> {
+        let bounds = &self.query.bounds;
+        let is_reached = bounds.records == Some(0) || bounds.bytes == Some(0);
+        let cursor = self.received.filter(|_| is_reached && self.connection.is_none())?;
+        Some(TailItem::End(End::Limit, cursor))
+    }
+
+    fn take(&mut self, message: TailResponse) -> Result<(), Error> {
+        let cursor = convert::cursor(&message.cursor)?;
+        self.note_tail(cursor.seq.0);
+        let streams = self.not_named(convert::streams(message.streams)?);
+        if !streams.is_empty() {
+            self.named.extend(streams.iter().map(|stream| stream.stream));
+            self.ready.push_back(TailItem::Streams(streams));
+        }
+        if let Some(gap) = message.gap {
+            self.ready.push_back(TailItem::Gap(convert::gap(gap), cursor));
+        }
+        if !message.records.is_empty() {
+            self.charge(message.records.count, message.records.len() as u64);
+            self.ready.push_back(TailItem::Records(message.records, cursor));
+        }
+        if let Some(caught_up) = message.caught_up {
+            self.note_tail(caught_up.tail);
+            if !std::mem::replace(&mut self.caught_up, true) {
+                self.ready.push_back(TailItem::CaughtUp(cursor));
+            }
+        }
+        if let Some(heartbeat) = message.heartbeat {
+            self.note_tail(heartbeat.tail);
+        }
+        if let Some(end) = message.end {
+            self.ready.push_back(TailItem::End(convert::end(end)?, cursor));
+        }
+        self.received = Some(cursor);
+        if self.ready.is_empty() {
+            self.handed_out = Some(cursor);
+        }
+        Ok(())
+    }
+
+    fn note_tail(&mut self, tail: u64) {
+        self.durable = self.durable.max(Seq(tail));
+    }
+
+    fn not_named(&self, streams: Vec<StreamInfo>) -> Vec<StreamInfo> {
+        streams.into_iter().filter(|stream| !self.named.contains(&stream.stream)).collect()
+    }
+
+    /// Counts what was received against the bounds, for the next connection.
+    fn charge(&mut self, records: u64, bytes: u64) {
+        let bounds = &mut self.query.bounds;
+        for (bound, size) in [(&mut bounds.records, records), (&mut bounds.bytes, bytes)] {
+            if let Some(left) = bound {
+                *left = left.saturating_sub(size);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        client::{ClientOptions, RetryPolicy},
+        engine::{Bounds, Records, RunKey},
+        format::frame::Chain,
+        record::RunUid,
+    };
+
+    /// A server that nobody runs: whatever is right here needs no connection.
+    fn tail(query: Query) -> Tail {
+        let options = ClientOptions { retry: RetryPolicy::never(), ..ClientOptions::default() };
+        let client = Client::with_options("http://127.0.0.1:1", options).expect("url");
+        Tail::new(client, query)
+    }
+
+    fn cursor(seq: u64) -> Cursor {
+        Cursor { run_uid: RunUid([1; 16]), seq: Seq(seq), chain: Chain(7), stream: None }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_a_broken_connection_swallowed_is_told_all_the_same() {
+        let bounds = Bounds { records: Some(2), ..Bounds::default() };
+        let mut tail = tail(Query { bounds, ..Query::run(RunKey::new("run")) });
+        let piece = [0x0A, 0, 0x0A, 0].to_vec().into();
+        let records = Records { pieces: vec![piece], count: 2 };
+        let cursor = cursor(2);
+        let message = TailResponse {
+            records: records.clone(),
+            cursor: cursor.to_string(),
+            ..TailResponse::default()
+        };
+        tail.take(message).expect("taken");
+        assert_eq!(tail.next().await.expect("item"), TailItem::Records(records, cursor));
+        for _ in 0..2 {
+            assert_eq!(tail.next().await.expect("item"), TailItem::End(End::Limit, cursor));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cursor_moves_with_what_is_handed_out_and_not_before() {
+        let mut tail = tail(Query::run(RunKey::new("run")));
+        assert_eq!(tail.cursor(), None);
+        for seq in [2, 4] {
+            let piece = [0x0A, 0].to_vec().into();
+            let records = Records { pieces: vec![piece], count: 1 };
+            let cursor = cursor(seq).to_string();
+            tail.take(TailResponse { records, cursor, ..TailResponse::default() }).expect("taken");
+        }
+        tail.next().await.expect("item");
+        assert_eq!(tail.cursor(), Some(cursor(2)));
+        let beat = |seq| TailResponse { cursor: cursor(seq).to_string(), ..Default::default() };
+        tail.take(beat(6)).expect("taken");
+        assert_eq!(tail.cursor(), Some(cursor(2)), "something is still to be handed out");
+        tail.next().await.expect("item");
+        tail.take(beat(8)).expect("taken");
+        assert_eq!(tail.cursor(), Some(cursor(8)), "what was filtered is behind us");
+    }
+}

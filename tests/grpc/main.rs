@@ -1,0 +1,16 @@
+//! The store over gRPC: what a remote caller may rely on, with a real server, client and disk.
+//!
+//! Nothing here asserts how long something takes; times are only guards against hanging.
+
+#![cfg(all(feature = "grpc", feature = "client"))]
+
+mod appends;
+mod crowd;
+mod operations;
+mod proxy;
+mod raw;
+mod reconnects;
+mod refusals;
+mod server;
+mod sessions;
+mod tails;
