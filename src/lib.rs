@@ -64,8 +64,12 @@
 //! then act · [`engine`] the store. Above it, by feature: `grpc`, `client`, `config` and `cli`.
 //! Each module names only those before it; `tests/tidy.rs` holds the code to that.
 
+#[cfg(feature = "server")]
+pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "server")]
+pub mod config;
 pub mod core;
 pub mod engine;
 pub mod error;

@@ -1,3 +1,7 @@
 //! The `braidlog` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    braidlog::cli::main()
+}

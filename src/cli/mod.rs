@@ -1,0 +1,122 @@
+//! The command line: what can be asked of `braidlog`, and how it answers.
+//!
+//! Data goes to standard output and everything else to standard error. With `--json`, both are
+//! JSON, one object a line with a version `v`. Exit statuses stand in [`failure`].
+//!
+//! What it deliberately does not do: anything that a program could not do with
+//! [`Client`](crate::client::Client) or [`Store`](crate::engine::Store); prompt; colour.
+
+mod acks;
+mod append;
+mod cursor_file;
+mod failure;
+mod input;
+mod interrupt;
+mod lines;
+mod logging;
+mod output;
+mod read;
+mod records;
+mod remote;
+mod run;
+mod serve;
+mod settings;
+mod shape;
+mod start;
+mod table;
+mod tail;
+mod utc;
+
+use std::{env, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use self::failure::{Exit, Failure};
+use crate::config::{ENV_LOG, LogFormat};
+
+const EXAMPLES: &str = "\
+A walk through:
+  braidlog serve &
+  printf 'one\\ntwo\\n' | braidlog append hello greetings
+  braidlog read hello greetings
+  braidlog tail hello greetings &
+  echo three | braidlog append hello greetings
+  braidlog run close hello
+
+Exit status: 0 done, 1 failure, 2 wrong usage or input, 3 not found,
+4 precondition (closed, trimmed, ...), 5 unavailable, 130 interrupted.";
+
+/// A durable log-structured stream store: one append-only log per run, resumable exactly
+#[derive(Debug, Parser)]
+#[command(name = "braidlog", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Append(append::AppendArgs),
+    Read(read::ReadArgs),
+    Tail(tail::TailArgs),
+    #[command(subcommand)]
+    Run(run::RunCommand),
+    #[command(subcommand)]
+    Config(settings::ConfigCommand),
+}
+
+/// Does what the arguments of the process say.
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let as_json = command.as_json();
+    let outcome = execute(command);
+    if let Err(failure) = &outcome {
+        failure.tell(as_json);
+    }
+    outcome.err().map_or(Exit::Done, |failure| failure.exit).into()
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    if let Command::Config(settings::ConfigCommand::Show(args)) = command {
+        return settings::show(args);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("starting threads", &error))?;
+    let outcome = runtime.block_on(command.run());
+    // A thread that waits for input nobody will type must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+impl Command {
+    async fn run(self) -> Result<(), Failure> {
+        // The server has settings for its log; others are silent unless told.
+        if !matches!(self, Self::Serve(_))
+            && let Ok(filter) = env::var(ENV_LOG)
+        {
+            logging::start(&filter, LogFormat::Text)?;
+        }
+        match self {
+            Self::Serve(args) => serve::run(args).await,
+            Self::Append(args) => append::run(args).await,
+            Self::Read(args) => read::run(args).await,
+            Self::Tail(args) => tail::run(args).await,
+            Self::Run(command) => run::run(command).await,
+            Self::Config(settings::ConfigCommand::Show(args)) => settings::show(args),
+        }
+    }
+
+    /// Whether failures are told as JSON.
+    fn as_json(&self) -> bool {
+        match self {
+            Self::Serve(_) | Self::Config(_) => false,
+            Self::Append(args) => args.remote.json,
+            Self::Read(args) => args.remote.json,
+            Self::Tail(args) => args.remote.json,
+            Self::Run(command) => command.as_json(),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Records as JSON.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::{Bytes, EndPart, hex};
+use crate::proto::{self, Event, Kind, Record, event};
+
+/// A record.
+#[derive(Debug, Serialize)]
+pub(in crate::cli) struct RecordPart<'a> {
+    stream: Cow<'a, str>,
+    index: u64,
+    seq: u64,
+    time_ms: u64,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    id: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    client_time_ms: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<HeaderPart<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<EventPart<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct HeaderPart<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum EventPart<'a> {
+    RunCreated {
+        run_id: &'a str,
+        run_uid: String,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        task: &'a str,
+    },
+    RunClosed(EndPart<'a>),
+    StreamClosed {
+        stream: u32,
+    },
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl<'a> RecordPart<'a> {
+    /// A record of the stream with this name; the last of a piece with where to resume after it.
+    pub(in crate::cli) fn new(
+        record: &'a Record,
+        stream: Cow<'a, str>,
+        cursor: Option<String>,
+    ) -> Self {
+        let event = record.event.as_ref().and_then(|event: &Event| event.event.as_ref());
+        // A chunk always has a body, an event never.
+        let data = if event.is_some() { Bytes::default() } else { Bytes::new(&record.data) };
+        Self {
+            stream,
+            index: record.index,
+            seq: record.seq,
+            time_ms: record.time_ms,
+            kind: kind_name(record.kind()),
+            id: &record.id,
+            client_time_ms: record.client_time_ms,
+            headers: record.headers.iter().map(HeaderPart::new).collect(),
+            event: event.map(EventPart::new),
+            data: data.text,
+            data_base64: data.base64,
+            cursor,
+        }
+    }
+}
+
+impl<'a> HeaderPart<'a> {
+    fn new(header: &'a proto::Header) -> Self {
+        let value = Bytes::new(&header.value);
+        Self { name: &header.name, value: value.text, value_base64: value.base64 }
+    }
+}
+
+impl<'a> EventPart<'a> {
+    fn new(event: &'a event::Event) -> Self {
+        match event {
+            event::Event::RunCreated(created) => Self::RunCreated {
+                run_id: &created.run_id,
+                run_uid: hex(&created.run_uid),
+                task: &created.task,
+            },
+            event::Event::RunClosed(closed) => Self::RunClosed(EndPart::new(
+                closed.outcome(),
+                &closed.output,
+                &closed.output_type,
+                closed.error.as_ref(),
+            )),
+            event::Event::StreamClosed(closed) => Self::StreamClosed { stream: closed.stream },
+        }
+    }
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Unspecified => "unspecified",
+        Kind::Chunk => "chunk",
+        Kind::Input => "input",
+        Kind::Metadata => "metadata",
+        Kind::Lifecycle => "lifecycle",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::shape::{Happening, Line},
+        proto::{Outcome, RunError},
+    };
+
+    fn json(record: &Record, cursor: Option<&str>) -> String {
+        let part = RecordPart::new(record, "log".into(), cursor.map(Into::into));
+        let line = Line::new(Happening::Record(&part));
+        serde_json::to_string(&line).expect("JSON")
+    }
+
+    #[test]
+    fn a_record_is_an_object_without_empty_fields() {
+        let record = Record {
+            stream: 1,
+            seq: 8,
+            index: 7,
+            time_ms: 6,
+            kind: Kind::Chunk.into(),
+            data: "ü\"".into(),
+            ..Record::default()
+        };
+        assert_eq!(
+            json(&record, Some("abc")),
+            r#"{"v":1,"type":"record","stream":"log","index":7,"seq":8,"time_ms":6,"kind":"chunk","data":"ü\"","cursor":"abc"}"#
+        );
+        let empty = Record { data: "".into(), ..record };
+        assert!(json(&empty, None).ends_with(r#""data":""}"#), "an empty body is a body");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_base64() {
+        let header = proto::Header { name: "n".into(), value: vec![0xff].into() };
+        let record = Record { data: vec![0xfe].into(), headers: vec![header], ..Record::default() };
+        let json = json(&record, None);
+        assert!(json.contains(r#""headers":[{"name":"n","value_base64":"/w=="}]"#), "{json}");
+        assert!(json.ends_with(r#""data_base64":"/g=="}"#), "{json}");
+    }
+
+    #[test]
+    fn events_say_what_happened() {
+        let closed = proto::RunClosed {
+            outcome: Outcome::TimedOut.into(),
+            error: Some(RunError { message: "late".into(), ..RunError::default() }),
+            ..proto::RunClosed::default()
+        };
+        let event = Event { event: Some(event::Event::RunClosed(closed)) };
+        let record =
+            Record { kind: Kind::Lifecycle.into(), event: Some(event), ..Record::default() };
+        let json = json(&record, None);
+        let expected =
+            r#""event":{"run_closed":{"outcome":"timed_out","error":{"message":"late"}}}"#;
+        assert!(json.contains(expected), "{json}");
+        assert!(!json.contains("data"), "{json}");
+    }
+}

@@ -1,0 +1,130 @@
+//! Runs and their streams as JSON.
+
+use serde::Serialize;
+
+use super::{EndPart, outcome_name};
+use crate::{
+    engine::{ClosedRun, CreatedRun, RunEnd, RunInfo, StreamInfo},
+    proto::StreamKind,
+};
+
+/// A run that was created, described, listed or closed.
+#[derive(Debug, Serialize)]
+pub(in crate::cli) struct RunLine<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed_seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deduplicated: Option<bool>,
+    run: RunPart<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    streams: Option<Vec<StreamPart<'a>>>,
+}
+
+impl<'a> RunLine<'a> {
+    /// The run alone.
+    pub(in crate::cli) fn listed(run: &'a RunInfo) -> Self {
+        let run = RunPart::new(run);
+        Self { created: None, closed_seq: None, deduplicated: None, run, streams: None }
+    }
+
+    /// The run, and whether it is new.
+    pub(in crate::cli) fn created(created: &'a CreatedRun) -> Self {
+        Self { created: Some(created.created), ..Self::listed(&created.run) }
+    }
+
+    /// The run with its streams.
+    pub(in crate::cli) fn described(run: &'a RunInfo, streams: &'a [StreamInfo]) -> Self {
+        let streams = streams.iter().map(StreamPart::new).collect();
+        Self { streams: Some(streams), ..Self::listed(run) }
+    }
+
+    /// The run, and where its log ends.
+    pub(in crate::cli) fn closed(closed: &'a ClosedRun) -> Self {
+        Self {
+            closed_seq: Some(closed.closed_seq.0),
+            deduplicated: Some(closed.deduplicated),
+            ..Self::listed(&closed.run)
+        }
+    }
+}
+
+/// A run.
+#[derive(Debug, Serialize)]
+struct RunPart<'a> {
+    run_id: &'a str,
+    run_uid: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    task: &'a str,
+    status: String,
+    created_at_ms: u64,
+    updated_at_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completed_at_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<EndPart<'a>>,
+    tail: u64,
+    streams: u32,
+    bytes: u64,
+}
+
+/// A stream of a run.
+#[derive(Debug, Serialize)]
+struct StreamPart<'a> {
+    stream: u32,
+    name: &'a str,
+    kind: &'static str,
+    trim: u64,
+    tail: u64,
+    closed: bool,
+}
+
+impl<'a> RunPart<'a> {
+    fn new(run: &'a RunInfo) -> Self {
+        let end = |end: &'a RunEnd| {
+            EndPart::new(end.outcome, &end.output, &end.output_type, end.error.as_ref())
+        };
+        Self {
+            run_id: &run.run_id,
+            run_uid: run.run_uid.to_string(),
+            task: &run.task,
+            status: status_name(run),
+            created_at_ms: run.created_ms,
+            updated_at_ms: run.updated_ms,
+            completed_at_ms: run.ended.as_ref().map(|end| end.completed_ms),
+            end: run.ended.as_ref().map(end),
+            tail: run.tail.0,
+            streams: run.streams,
+            bytes: run.bytes,
+        }
+    }
+}
+
+impl<'a> StreamPart<'a> {
+    fn new(stream: &'a StreamInfo) -> Self {
+        Self {
+            stream: stream.stream.0,
+            name: &stream.name,
+            kind: stream_kind_name(stream.kind),
+            trim: stream.trim.0,
+            tail: stream.tail.0,
+            closed: stream.closed,
+        }
+    }
+}
+
+/// `open`, or how the run ended.
+pub(in crate::cli) fn status_name(run: &RunInfo) -> String {
+    run.ended.as_ref().map_or_else(|| "open".into(), |end| outcome_name(end.outcome))
+}
+
+/// Whether a stream carries output or input.
+pub(in crate::cli) fn stream_kind_name(kind: StreamKind) -> &'static str {
+    match kind {
+        StreamKind::Unspecified => "unspecified",
+        StreamKind::Run => "run",
+        StreamKind::Output => "output",
+        StreamKind::Input => "input",
+    }
+}
