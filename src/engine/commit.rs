@@ -145,14 +145,13 @@ impl Committer {
     /// Waits for the next slot; gives up if the store is closing and there is no space for one.
     fn wait_for_slot(&mut self) -> Progress {
         match self.supply.wait() {
-            SupplyState::Ready | SupplyState::Making => Progress::Worked,
+            SupplyState::Settled | SupplyState::Making => Progress::Worked,
             SupplyState::DiskFull if self.shared.queue.is_closing() => {
                 self.shared.queue.end(&Error::DiskFull);
                 self.finish();
                 Progress::Stopped
             }
             SupplyState::DiskFull => Progress::Worked,
-            SupplyState::Broken(error) => self.stop("make a journal slot", &error, Vec::new()),
         }
     }
 
@@ -210,7 +209,7 @@ impl Committer {
     /// Goes on in the next slot; false if it is not ready yet.
     fn change_slot(&mut self) -> io::Result<bool> {
         self.supply.want(self.slot_next);
-        let Some(ready) = self.supply.take_ready() else { return Ok(false) };
+        let Some(ready) = self.supply.take_ready()? else { return Ok(false) };
         let (slot, header) = (ready.slot, self.next_header(&ready));
         let file = ready.begin(&header)?;
         let listed =

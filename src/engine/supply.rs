@@ -1,4 +1,7 @@
 //! Makes journal slots ahead of need, so that no commit waits for zeros to be written.
+//!
+//! A full disk is waited for. Any other failure is final, as everywhere in the journal: a sync that
+//! failed may succeed when it is repeated although the slot, or its name, is not on the disk.
 
 use std::{io, time::Duration};
 
@@ -9,11 +12,8 @@ use crate::{
     platform::Vfs,
 };
 
-/// How long after a failure the next attempt is made.
+/// How long after a full disk the next attempt is made.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Failures in a row, other than a full disk, after which the store stops.
-const FAILURES_MAX: u32 = 3;
 
 /// The next slot: wanted, being made, or ready.
 pub(super) struct Supply {
@@ -27,20 +27,17 @@ struct State {
     wanted: Option<u32>,
     ready: Option<ReadySlot>,
     failure: Option<io::Error>,
-    failures: u32,
     closing: bool,
 }
 
 /// Where the next slot stands.
 pub(super) enum SupplyState {
-    /// It can be taken.
-    Ready,
+    /// It can be taken, or it is known why it never can be.
+    Settled,
     /// It is being made, or was not asked for.
     Making,
     /// There is no space for it; it is tried again.
     DiskFull,
-    /// It cannot be made.
-    Broken(io::Error),
 }
 
 impl Supply {
@@ -48,45 +45,47 @@ impl Supply {
         Self { slot_bytes, state: Mutex::default(), wake: Condvar::new() }
     }
 
-    /// Asks for a slot, unless one is ready or asked for already.
+    /// Asks for a slot, unless one is ready or asked for already, or cannot be made.
     pub(super) fn want(&self, slot: u32) {
         let mut state = self.state.lock();
-        if state.ready.is_none() && state.wanted.is_none() {
+        if state.ready.is_none() && state.wanted.is_none() && state.failure.is_none() {
             state.wanted = Some(slot);
             self.wake.notify_all();
         }
     }
 
-    /// Takes the slot that is ready.
-    pub(super) fn take_ready(&self) -> Option<ReadySlot> {
-        self.state.lock().ready.take()
+    /// Takes the slot that is ready, if it is.
+    ///
+    /// # Errors
+    /// Why it cannot be made; the store must stop.
+    pub(super) fn take_ready(&self) -> io::Result<Option<ReadySlot>> {
+        let mut state = self.state.lock();
+        match state.is_broken() {
+            true => state.failure.take().map_or(Ok(None), Err),
+            false => Ok(state.ready.take()),
+        }
     }
 
     /// Bytes of the slot that is ready, or that will surely be; none if the disk is full.
     pub(super) fn bytes_ahead(&self) -> Option<u64> {
         let state = self.state.lock();
-        match (&state.ready, is_full(&state)) {
+        match (&state.ready, state.is_full()) {
             (Some(ready), _) => Some(ready.size),
             (None, true) => Some(0),
             (None, false) => None,
         }
     }
 
-    /// Waits until something changes, at most until the next attempt after a failure.
+    /// Waits until something changes, at most until the next attempt on a full disk.
     pub(super) fn wait(&self) -> SupplyState {
         let mut state = self.state.lock();
-        if state.ready.is_none() {
+        if !state.is_settled() {
             self.wake.wait_for(&mut state, RETRY_AFTER);
         }
-        if state.ready.is_some() {
-            return SupplyState::Ready;
-        }
-        if is_full(&state) {
-            return SupplyState::DiskFull;
-        }
-        match state.failures {
-            FAILURES_MAX.. => state.failure.take().map_or(SupplyState::Making, SupplyState::Broken),
-            _ => SupplyState::Making,
+        match (state.is_settled(), state.is_full()) {
+            (true, _) => SupplyState::Settled,
+            (false, true) => SupplyState::DiskFull,
+            (false, false) => SupplyState::Making,
         }
     }
 
@@ -101,7 +100,9 @@ impl Supply {
             }
             Err(error) => {
                 tracing::warn!(%error, slot, "could not make a journal slot");
-                state.failures += 1;
+                if !is_full(&error) {
+                    state.wanted = None;
+                }
                 state.failure = Some(error);
             }
         }
@@ -134,9 +135,20 @@ impl Supply {
     }
 }
 
-fn is_full(state: &State) -> bool {
-    let full = |error: &io::Error| {
-        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-    };
-    state.failure.as_ref().is_some_and(full)
+impl State {
+    fn is_full(&self) -> bool {
+        self.failure.as_ref().is_some_and(is_full)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.failure.is_some() && !self.is_full()
+    }
+
+    fn is_settled(&self) -> bool {
+        self.ready.is_some() || self.is_broken()
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

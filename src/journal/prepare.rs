@@ -22,25 +22,24 @@ pub struct ReadySlot {
     file: Arc<dyn File>,
 }
 
-/// Makes slot `slot` ready: creates it with `size` bytes, or zeroes what is there, at whatever
-/// size it has if that is larger.
+/// Makes slot `slot` ready with `size` bytes. What an interrupted attempt left under its name goes:
+/// of a name whose directory could not be synced nobody can tell whether it is on the disk, but a
+/// name that is made anew and synced is.
 ///
 /// # Errors
-/// Whatever the operating system says; the file is then as good as unmade and may be prepared
-/// again.
+/// Whatever the operating system says. If the disk is full, the slot may be prepared again. A sync
+/// that failed never counts as a full disk: whether it could be repeated cannot be known.
 pub fn prepare(vfs: &dyn Vfs, slot: u32, size: u64) -> io::Result<ReadySlot> {
     assert!(size.is_multiple_of(PAGE_BYTES as u64), "a slot is a number of pages");
     let path = file_name::slot(slot);
-    let file = match vfs.open(&path, Open::Write) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            vfs.open(&path, Open::CreateNew)?
-        }
-        other => other?,
-    };
-    let size = size.max(file.len()?.next_multiple_of(PAGE_BYTES as u64));
+    match vfs.unlink(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = vfs.open(&path, Open::CreateNew)?;
     file.write_zeros_at(0, size)?;
-    file.sync_all()?;
-    vfs.sync_dir(&path.parent())?;
+    file.sync_all().map_err(io::Error::other)?;
+    vfs.sync_dir(&path.parent()).map_err(io::Error::other)?;
     Ok(ReadySlot { slot, size, file })
 }
 

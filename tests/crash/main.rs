@@ -1,0 +1,15 @@
+//! What survives: a whole store on a simulated disk, cut, damaged and failing at every point.
+//!
+//! `power_cut` cuts the power at every operation, `damage` flips every bit, `faults` fails every
+//! call. All of it is deterministic: a failure prints its seed and the command that repeats it.
+
+#![allow(unreachable_pub, reason = "a test exports nothing")]
+
+mod damage;
+mod faults;
+mod life;
+mod model;
+mod power_cut;
+mod survey;
+mod watch;
+mod workload;

@@ -1,0 +1,429 @@
+//! The sweep: random histories, cut at every operation of the disk, in several ways each.
+//!
+//! A history is a chain of lives. In each life the store is opened, callers work, and the life
+//! ends in a shutdown, a kill, or in the middle of a commit. Every operation on the way, those of
+//! opening included, is a crash point: several fates of the unsynced are tried on copies of the
+//! disk, each is recovered and held to the model. Some of these recoveries are cut in turn, at
+//! each of their own operations, three crashes deep; some go on working, and are cut again.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use braidlog::{
+    Options,
+    platform::sim::{Call, Fate, Mode, SimClock, SimDisk, SimRng},
+};
+
+use super::{
+    life::{Heritage, Life, Made, Opening, Point},
+    model::{Batch, Model, Request},
+    survey::survey,
+    workload::{RUNS, Workload, in_order, no_batch_is_doubled, options},
+};
+
+/// Crashes in one chain of crash and recovery, beside those of the history itself.
+const DEPTH_MAX: u32 = 3;
+
+/// What was done, over all histories.
+#[derive(Debug, Default)]
+pub struct Totals {
+    pub histories: AtomicU64,
+    pub operations: AtomicU64,
+    pub crash_points: AtomicU64,
+    pub in_recovery: AtomicU64,
+    pub recoveries: AtomicU64,
+    pub records: AtomicU64,
+    pub torn: AtomicU64,
+    pub slots: AtomicU64,
+    pub manifests: AtomicU64,
+}
+
+/// How a machine stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    Power(Fate),
+    Kill,
+}
+
+impl Cut {
+    fn at(self, point: &SimDisk) -> SimDisk {
+        let disk = point.fork();
+        match self {
+            Cut::Power(fate) => disk.power_cut(fate),
+            Cut::Kill => disk.kill(),
+        }
+        disk
+    }
+
+    fn random(rng: &mut SimRng) -> Self {
+        match rng.below(8) {
+            0 => Cut::Kill,
+            _ => Cut::Power(Fate::random(rng.next_u64())),
+        }
+    }
+}
+
+/// What is tried at one crash point.
+fn cuts(rng: &mut SimRng) -> [Cut; 8] {
+    let mut fate = |mode| Cut::Power(Fate::new(mode, rng.next_u64()));
+    [
+        fate(Mode::KeepNone),
+        fate(Mode::KeepAll),
+        fate(Mode::NewestOnly),
+        fate(Mode::Prefix),
+        fate(Mode::RandomSubset),
+        fate(Mode::RandomSubset),
+        fate(Mode::RandomSubset),
+        Cut::Kill,
+    ]
+}
+
+/// Where a sweep is, to be told if it fails.
+struct Place {
+    seed: u64,
+    history: u64,
+    cut: u64,
+    what: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, history, cut, what } = self;
+        writeln!(f, "seed {seed}, history {history}, cut {cut}: {what}")?;
+        write!(
+            f,
+            "repeat with: BRAIDLOG_SEED={seed} BRAIDLOG_AT={history}:{cut} cargo test \
+             --no-default-features --features sim --test crash power_cut"
+        )
+    }
+}
+
+/// Whether a history has failed: others need not be finished.
+static FAILED: AtomicBool = AtomicBool::new(false);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{self}");
+            FAILED.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What is known when a machine stops.
+struct Knowledge<'a> {
+    model: &'a Model,
+    unanswered: &'a [(usize, Batch)],
+}
+
+/// One history, and the sweep over it.
+pub struct History<'a> {
+    totals: &'a Totals,
+    place: Place,
+    only: Option<u64>,
+    options: Options,
+    clock: SimClock,
+    workload: Workload,
+}
+
+impl<'a> History<'a> {
+    pub fn new(totals: &'a Totals, seed: u64, history: u64, only: Option<u64>) -> Self {
+        let mut rng = SimRng::new(seed ^ history.wrapping_mul(0xd134_2543_de82_ef95));
+        let options = options(&mut rng);
+        let workload = Workload::new(SimRng::new(rng.next_u64()));
+        let clock = SimClock::new(1_700_000_000_000);
+        let place = Place { seed, history, cut: 0, what: "the history itself".into() };
+        Self { totals, place, only, options, clock, workload }
+    }
+
+    /// Lives the history through.
+    pub fn run(mut self) {
+        let mut disk = SimDisk::new();
+        let mut heritage = Heritage { model: Model::new(RUNS as usize), unanswered: Vec::new() };
+        for _ in 0..2 + self.workload.rng.below(5) {
+            (disk, heritage) = self.live(&disk, heritage);
+        }
+        add(&self.totals.histories, 1);
+    }
+
+    fn live(&mut self, disk: &SimDisk, heritage: Heritage) -> (SimDisk, Heritage) {
+        disk.record_crash_points();
+        let seed = self.workload.rng.next_u64();
+        let Heritage { model, unanswered } = heritage;
+        let Opening { life, points, .. } =
+            Life::open(disk, &self.clock, seed, &self.options, model.clone());
+        self.check_all(&points, &model, &unanswered);
+        let mut life = life.unwrap_or_else(|error| panic!("a crash is never fatal: {error}"));
+        look_around(&life, &mut SimRng::new(seed));
+        in_order(unanswered).into_iter().for_each(|(run, batch)| {
+            life.submit(run, Request::Append(batch));
+        });
+        for _ in 0..self.workload.turns() {
+            self.work(&mut life);
+        }
+        let (disk, heritage) = self.end(disk, life);
+        no_batch_is_doubled(&heritage.model);
+        (disk, heritage)
+    }
+
+    /// A few commands, then a step or several.
+    fn work(&mut self, life: &mut Life) {
+        let rng = &mut self.workload.rng;
+        self.clock.advance(Duration::from_millis(rng.below(200)));
+        if rng.chance(1, 20) {
+            self.clock.set_wall_ms(1_700_000_000_000 + rng.below(100_000));
+        }
+        self.workload.take_turn(life);
+        let points = life.take_points();
+        self.workload.imitate(&points);
+        let heritage = life.heritage();
+        self.check_all(&points, &heritage.model, &heritage.unanswered);
+        let errors = life.take_errors();
+        assert!(errors.is_empty(), "nothing fails on a sound disk: {errors:?}");
+    }
+
+    /// The end of a life: the disk that the next one finds, and what was known.
+    fn end(&mut self, disk: &SimDisk, mut life: Life) -> (SimDisk, Heritage) {
+        self.count_files(&life);
+        self.workload.submit_some(&life);
+        let cut = Cut::random(&mut self.workload.rng);
+        if self.workload.rng.chance(1, 4) {
+            let (heritage, points) = life.shut_down();
+            self.check_all(&points, &heritage.model, &heritage.unanswered);
+            return (cut.at(disk), heritage);
+        }
+        let before = life.heritage();
+        life.settle();
+        let points = life.take_points();
+        self.check_all(&points, &before.model, &before.unanswered);
+        let pick = self.workload.rng.below(points.len() as u64 + 1) as usize;
+        let (after, _) = life.abandon();
+        match points.get(pick) {
+            Some(point) => {
+                let model = before.model.at(&point.known);
+                (cut.at(&point.disk), Heritage { model, ..before })
+            }
+            None => (cut.at(disk), after),
+        }
+    }
+
+    fn count_files(&self, life: &Life) {
+        let made = life.made();
+        let created = |start: &str| {
+            let of_kind = |made: &&Made| made.call == Call::Create && made.path.starts_with(start);
+            made.iter().filter(of_kind).count() as u64
+        };
+        // Opening makes one of each.
+        add(&self.totals.slots, created("journal/").saturating_sub(1));
+        add(&self.totals.manifests, created("MANIFEST").saturating_sub(1));
+    }
+
+    /// Tries several cuts at each point.
+    fn check_all(&mut self, points: &[Point], model: &Model, unanswered: &[(usize, Batch)]) {
+        for point in points {
+            if FAILED.load(Ordering::Relaxed) {
+                return;
+            }
+            add(&self.totals.operations, 1);
+            let known = model.at(&point.known);
+            let seed = self.place.seed ^ self.place.history << 32 ^ self.place.cut;
+            let mut rng = SimRng::new(seed);
+            for cut in cuts(&mut rng) {
+                self.place.cut += 1;
+                let mut rng = SimRng::new(rng.next_u64());
+                if self.only.is_none_or(|only| only == self.place.cut) {
+                    self.place.what = format!("operation {}, {cut:?}", point.disk.ops());
+                    let knowledge = Knowledge { model: &known, unanswered };
+                    self.check_cut(&point.disk, cut, &knowledge, &mut rng, 1);
+                }
+            }
+        }
+        self.place.what = "the history itself".into();
+    }
+
+    /// Stops the machine, opens the store again, and holds it to the model. In some cases the
+    /// recovery is cut in turn, in some the store goes on and is cut later.
+    fn check_cut(
+        &self,
+        point: &SimDisk,
+        cut: Cut,
+        knowledge: &Knowledge<'_>,
+        rng: &mut SimRng,
+        depth: u32,
+    ) {
+        let disk = cut.at(point);
+        add(&self.totals.crash_points, 1);
+        let then = Then::random(rng, depth);
+        if then == Then::CutRecovery {
+            disk.record_crash_points();
+        }
+        let life = self.recover(&disk, knowledge, rng, depth);
+        match then {
+            Then::Nothing | Then::CutRecovery => drop(life.abandon()),
+            Then::Reopen => {
+                let (Heritage { model, .. }, _) = life.abandon();
+                disk.kill();
+                let same = Knowledge { model: &model, unanswered: &[] };
+                drop(self.recover(&disk, &same, rng, DEPTH_MAX).abandon());
+            }
+            Then::GoOn => self.go_on(&disk, life, knowledge.unanswered, rng, depth),
+        }
+    }
+
+    /// Opens the store; if crash points are recorded, each of them is cut once.
+    fn recover(
+        &self,
+        disk: &SimDisk,
+        knowledge: &Knowledge<'_>,
+        rng: &mut SimRng,
+        depth: u32,
+    ) -> Life {
+        let model = knowledge.model.clone();
+        let Opening { life, points, .. } =
+            Life::open(disk, &self.clock, rng.next_u64(), &self.options, model);
+        let life = life.unwrap_or_else(|error| panic!("a crash is never fatal: {error}"));
+        add(&self.totals.recoveries, 1);
+        add(&self.totals.torn, u64::from(life.store.opened().recovered.torn));
+        add(&self.totals.records, look_around(&life, rng));
+        add(&self.totals.in_recovery, points.len() as u64);
+        for point in points {
+            let cut = Cut::random(rng);
+            self.check_cut(&point.disk, cut, knowledge, rng, depth + 1);
+        }
+        life
+    }
+
+    /// Repeats what was not answered, works on, and is cut in the middle of it.
+    fn go_on(
+        &self,
+        disk: &SimDisk,
+        mut life: Life,
+        unanswered: &[(usize, Batch)],
+        rng: &mut SimRng,
+        depth: u32,
+    ) {
+        in_order(unanswered.to_vec()).into_iter().for_each(|(run, batch)| {
+            life.submit(run, Request::Append(batch));
+        });
+        let mut workload = Workload::new(SimRng::new(rng.next_u64()));
+        for _ in 0..rng.below(4) {
+            workload.take_turn(&mut life);
+        }
+        disk.record_crash_points();
+        workload.submit_some(&life);
+        let before = life.heritage();
+        life.settle();
+        let points = life.take_points();
+        assert!(life.take_errors().is_empty(), "nothing fails on a sound disk");
+        no_batch_is_doubled(&before.model);
+        life.abandon();
+        let pick = rng.below(points.len().max(1) as u64) as usize;
+        let Some(point) = points.get(pick) else { return };
+        let model = before.model.at(&point.known);
+        let knowledge = Knowledge { model: &model, unanswered: &before.unanswered };
+        self.check_cut(&point.disk, Cut::random(rng), &knowledge, rng, depth + 1);
+    }
+}
+
+/// What happens after a recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Nothing,
+    CutRecovery,
+    Reopen,
+    GoOn,
+}
+
+impl Then {
+    fn random(rng: &mut SimRng, depth: u32) -> Self {
+        match rng.below(96) {
+            _ if DEPTH_MAX <= depth => Then::Nothing,
+            0 => Then::CutRecovery,
+            1..=8 => Then::Reopen,
+            9..=20 => Then::GoOn,
+            _ => Then::Nothing,
+        }
+    }
+}
+
+/// Holds an opened store to the model; what was found is there for ever from now on.
+fn look_around(life: &Life, rng: &mut SimRng) -> u64 {
+    let found = life.with_model(|model| {
+        let found = survey(&life.store, model, rng);
+        model.settle(&found.runs);
+        found
+    });
+    life.follow_all();
+    found.records
+}
+
+fn add(total: &AtomicU64, n: u64) {
+    total.fetch_add(n, Ordering::Relaxed);
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// The only cut to try, as `history:cut`.
+fn only() -> Option<(u64, u64)> {
+    let text = std::env::var("BRAIDLOG_AT").ok()?;
+    let (history, cut) = text.split_once(':').expect("BRAIDLOG_AT is history:cut");
+    Some((history.parse().expect("history"), cut.parse().expect("cut")))
+}
+
+/// Threads that each sweep over their share of the histories.
+const THREADS: u64 = 2;
+
+#[test]
+fn no_acknowledged_record_is_lost_doubled_or_invented_by_a_power_cut() {
+    let seed = number("BRAIDLOG_SEED", 20_240_229);
+    let wanted = number("BRAIDLOG_CRASH_POINTS", 200_000);
+    let totals: Vec<Totals> = (0..THREADS).map(|_| Totals::default()).collect();
+    if let Some((history, cut)) = only() {
+        return History::new(&totals[0], seed, history, Some(cut)).run();
+    }
+    std::thread::scope(|scope| {
+        for (totals, thread) in totals.iter().zip(0..) {
+            // Each stops by its own count, so that the same seed always does the same.
+            scope.spawn(move || {
+                let mut history = thread;
+                while totals.crash_points.load(Ordering::Relaxed) < wanted.div_ceil(THREADS)
+                    && !FAILED.load(Ordering::Relaxed)
+                {
+                    History::new(totals, seed, history, None).run();
+                    history += THREADS;
+                }
+            });
+        }
+    });
+    let total = |of: fn(&Totals) -> &AtomicU64| -> u64 {
+        totals.iter().map(|totals| of(totals).load(Ordering::Relaxed)).sum()
+    };
+    println!(
+        "crash points: {}, recoveries: {}, records checked: {}, seed: {seed}\n\
+         histories: {}, operations: {}, cuts in recovery: {}, torn blocks: {}, \
+         slots changed: {}, manifests rotated: {}",
+        total(|t| &t.crash_points),
+        total(|t| &t.recoveries),
+        total(|t| &t.records),
+        total(|t| &t.histories),
+        total(|t| &t.operations),
+        total(|t| &t.in_recovery),
+        total(|t| &t.torn),
+        total(|t| &t.slots),
+        total(|t| &t.manifests),
+    );
+    for (what, of) in [
+        ("torn block", (|t| &t.torn) as fn(&Totals) -> &AtomicU64),
+        ("cut in recovery", |t| &t.in_recovery),
+        ("changed slot", |t| &t.slots),
+        ("rotated manifest", |t| &t.manifests),
+    ] {
+        assert!(wanted < 100_000 || 0 < total(of), "no {what} was met: the sweep is too tame");
+    }
+}
