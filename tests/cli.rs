@@ -10,6 +10,7 @@ use std::{
     fs,
     io::{BufRead, Read, Write},
     path::Path,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use self::support::{Ended, PATIENCE, Process, Server, braidlog};
+use self::support::{APART, Ended, PATIENCE, Process, Server, braidlog};
 
 fn server() -> (TempDir, Server) {
     let folder = tempfile::tempdir().expect("folder");
@@ -175,6 +176,9 @@ fn json_has_the_shapes_that_are_documented() {
     assert_eq!(read[2]["headers"][0]["name"], "braidlog-eol");
     assert_eq!((&read[3]["reason"], &read[3]["cursor"]), (&"tail".into(), &read[2]["cursor"]));
 
+    let limited = json(&["read", "r", "--limit", "1"], b"");
+    assert_eq!((limited.len(), &limited[1]["reason"]), (2, &"limit".into()));
+
     let got = &json(&["run", "get", "r"], b"")[0];
     assert_eq!((&got["run"]["tail"], &got["streams"][1]["name"]), (&3.into(), &"s".into()));
     let args = ["run", "close", "r", "--outcome", "timed_out", "--error-message", "late"];
@@ -263,6 +267,44 @@ fn a_named_producer_may_repeat_its_input() {
     refused(&server.run_with(&next, b"other\n"), 4, &["other lines", "--epoch"]);
     refused(&repeat(&input), 4, &["taken over", "--epoch 2"]);
     assert_eq!(server.run(&["read", "r", "s", "--last", "1"]).clean().text(), "more\n");
+}
+
+#[test]
+fn a_run_takes_more_commands_than_it_keeps_producers() {
+    let (_folder, server) = server();
+    // The second line is a producer's, if there is room for one: 256 is the most.
+    for n in 0..280 {
+        let input = format!("{n}\nb\nc\n");
+        server.run_with(&["append", "r", "s", "--batch-lines", "1"], input.as_bytes()).clean();
+    }
+    let expected: String = (0..280).map(|n| format!("{n}\nb\nc\n")).collect();
+    assert_eq!(server.run(&["read", "r", "s"]).clean().text(), expected);
+    let named = ["append", "r", "s", "--producer", "p"];
+    refused(&server.run_with(&named, b"x\n"), 4, &["256 producers", "--epoch"]);
+}
+
+#[test]
+fn commands_that_append_at_the_same_time_lose_and_double_nothing() {
+    let (_folder, server) = server();
+    thread::scope(|scope| {
+        for writer in 0..8 {
+            let server = &server;
+            scope.spawn(move || {
+                for n in 0..20 {
+                    // The same content by all, and more than once.
+                    let line = format!("{}\n", (writer + n) % 3);
+                    server.run_with(&["append", "r", "s"], line.as_bytes()).clean();
+                }
+            });
+        }
+    });
+    let read = server.run(&["read", "r", "s"]).clean();
+    let mut found: Vec<_> = read.text().lines().map(str::to_owned).collect();
+    let mut wanted: Vec<_> =
+        (0..8).flat_map(|writer| (0..20).map(move |n| ((writer + n) % 3).to_string())).collect();
+    found.sort();
+    wanted.sort();
+    assert_eq!(found, wanted);
 }
 
 #[test]
@@ -363,7 +405,9 @@ fn an_interrupted_command_says_so() {
 
 #[test]
 fn a_server_stops_in_order_while_a_tail_is_open_and_the_tail_goes_on_with_the_next() {
-    let (folder, mut server) = server();
+    let folder = tempfile::tempdir().expect("folder");
+    let data_dir = folder.path().join("data");
+    let mut server = Server::start_at(&data_dir, APART);
     server.run_with(&["append", "r", "s"], b"one\n").clean();
     let mut tail = server.spawn(&["tail", "r", "s"]);
     let mut lines = tail.stdout();
@@ -377,7 +421,7 @@ fn a_server_stops_in_order_while_a_tail_is_open_and_the_tail_goes_on_with_the_ne
     server.process().wait_for_stderr("stopped");
     assert!(tail.is_running(), "only an end is an end");
 
-    let server = Server::start_at(&folder.path().join("data"), &server.address);
+    let server = Server::start_at(&data_dir, &server.address);
     server.run_with(&["append", "r", "s"], b"two\n").clean();
     server.run(&["run", "close", "r"]).clean();
     lines.read_to_string(&mut line).expect("pipe");
@@ -447,6 +491,32 @@ fn a_server_that_cannot_start_says_whether_to_try_again() {
     refused(&serve(&foreign, &[]).end(), 78, &["letter.txt"]);
     refused(&serve(&foreign.join("letter.txt"), &[]).end(), 78, &["letter.txt"]);
     refused(&serve(&folder.path().join("data"), &["--log", "=="]).end(), 78, &["log filter"]);
+}
+
+#[test]
+fn a_server_whose_disk_failed_ends_with_75_and_has_every_line_it_acknowledged() {
+    let folder = tempfile::tempdir().expect("folder");
+    let data_dir = folder.path().join("data");
+    // No file may grow beyond 20 to 40 MB, so the first journal file can be made and no further.
+    let limited = "trap '' XFSZ; ulimit -f 40000; exec \"$@\"";
+    let serve = [env!("CARGO_BIN_EXE_braidlog"), "serve", "--listen", APART, "--data-dir"];
+    let mut command = Command::new("sh");
+    command.args(["-c", limited, "sh"]).args(serve).arg(&data_dir);
+    let mut server = Server::from_command(&mut command);
+    let line = "x".repeat(1_000_000) + "\n";
+    let append = ["append", "r", "s", "--json", "--patience", "2"];
+    let ended = server.run_with(&append, line.repeat(40).as_bytes());
+    assert_eq!(ended.code, Some(5), "{}", ended.stderr);
+    let acked = json_lines(ended.text()).last().map_or(0, |ack| ack["lines"].as_u64().unwrap());
+    assert!(0 < acked && acked < 40, "{acked}");
+    assert!(ended.stderr.contains(&format!("lines 1 to {acked} were acknowledged")));
+    assert_eq!(server.process().wait().code(), Some(75));
+    server.process().wait_for_stderr("start the server again");
+
+    let server = Server::start(&data_dir);
+    let read = server.run(&["read", "r", "s"]).clean();
+    let found = read.stdout.len() / line.len();
+    assert!(acked <= found as u64 && read.stdout == line.repeat(found).as_bytes(), "{found}");
 }
 
 #[test]

@@ -28,7 +28,7 @@ use std::{
 
 use serde_json::Value;
 
-use self::support::{KillOnPanic, Process, Server, Watchdog, braidlog};
+use self::support::{APART, KillOnPanic, Process, Server, Watchdog, braidlog};
 
 /// How often the server is killed while lines are on their way.
 const SERVER_KILLS: u64 = 20;
@@ -112,7 +112,7 @@ fn no_line_is_lost_doubled_or_moved_while_the_server_is_killed_twenty_times() {
 
     let folder = tempfile::tempdir().expect("folder");
     let data_dir = folder.path().join("data");
-    let server = Server::start(&data_dir);
+    let server = Server::start_at(&data_dir, APART);
     let url = server.url();
     server.run(&["run", "create", RUN]).clean();
     let mut random = Random(seed);
@@ -133,6 +133,47 @@ fn no_line_is_lost_doubled_or_moved_while_the_server_is_killed_twenty_times() {
         killed.join().expect("the tail that was killed");
     });
     println!("{}", progress.in_words());
+}
+
+/// A command that appends one line is no producer of its own; it must outlast a kill all the same.
+#[test]
+fn commands_that_append_one_line_each_outlast_kills() {
+    const COMMANDS: u64 = 300;
+    let seed = seed();
+    println!("BRAIDLOG_TEST_SEED={seed}");
+    let progress = Arc::new(Progress::default());
+    let told = progress.clone();
+    let _watchdog = Watchdog::start(LIMIT, move || format!("{} (seed {seed})", told.in_words()));
+    let folder = tempfile::tempdir().expect("folder");
+    let data_dir = folder.path().join("data");
+    let server = Server::start_at(&data_dir, APART);
+    let (url, mut random) = (server.url(), Random(seed));
+    let kills = random.points(SERVER_KILLS, COMMANDS);
+    let mut course = Course { data_dir, server: Some(server), random, progress: &progress };
+    thread::scope(|scope| {
+        let _kill = KillOnPanic;
+        let appending = scope.spawn(|| {
+            let _kill = KillOnPanic;
+            for n in 0..COMMANDS {
+                let args = ["append", RUN, STREAM, "--server", &url, "--patience", "60"];
+                let mut command = Process::start(braidlog().args(args));
+                writeln!(command.stdin(), "{n}").expect("pipe");
+                command.end().clean();
+                add(&progress.acked, 1);
+            }
+        });
+        for kill_at in kills {
+            while progress.acked.load(Ordering::Relaxed) < kill_at && !appending.is_finished() {
+                thread::yield_now();
+            }
+            // Somewhere within a command.
+            wait_busily(course.random.below(8_000));
+            course.kill_and_restart();
+        }
+    });
+    let read = course.server.take().expect("running").run(&["read", RUN, STREAM]).clean();
+    let wanted: String = (0..COMMANDS).map(|n| format!("{n}\n")).collect();
+    demand_same(&read.stdout, wanted.as_bytes());
 }
 
 /// Says where two texts differ instead of printing megabytes.
@@ -200,14 +241,18 @@ impl Course<'_> {
             let mut command = braidlog();
             command.args(["serve", "--listen", &server.address, "--data-dir"]).arg(&self.data_dir);
             let mut killed = Process::start(&mut command);
-            let moment = Duration::from_micros(self.random.below(20_000));
-            let started = Instant::now();
-            while started.elapsed() < moment {
-                thread::yield_now();
-            }
+            wait_busily(self.random.below(20_000));
             killed.kill();
         }
         self.server = Some(Server::start_at(&self.data_dir, &server.address));
+    }
+}
+
+/// Waits for a moment that is shorter than what a sleep can be trusted with.
+fn wait_busily(micros: u64) {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_micros(micros) {
+        thread::yield_now();
     }
 }
 

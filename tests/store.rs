@@ -204,6 +204,52 @@ async fn every_start_begins_where_it_says() {
 }
 
 #[tokio::test]
+async fn a_reader_stops_at_its_bounds_and_never_beyond() {
+    let folder = TempDir::new().expect("folder");
+    let store = open(&folder);
+    let run = RunKey::new("run_1");
+    store.append(&run, append("out", &["0", "1", "2"]), IfAbsent::Create).await.expect("appended");
+    store.append(&run, append("other", &["x"]), IfAbsent::Create).await.expect("appended");
+    write(&store, &run, "out", 3..10).await;
+    let none = Bounds::default();
+    let read = async |start: Start, bounds: Bounds| {
+        let query = Query { bounds, ..Query::stream(run.clone(), "out").from(start) };
+        let mut tail = store.tail(query).await.expect("tail");
+        let (lines, end) = drain(&mut tail).await;
+        (lines.concat(), end)
+    };
+    for (start, until, expected) in [
+        (0, 0, ""),
+        (0, 1, "0"),
+        (0, 5, "01234"),
+        (5, 3, ""),
+        (5, 5, ""),
+        (5, 6, "5"),
+        (10, 10, ""),
+    ] {
+        let bounds = Bounds { until_index: Some(Index(until)), ..none };
+        let found = read(Start::Index(Index(start)), bounds).await;
+        assert_eq!(found, (expected.into(), Some(End::Limit)), "index {start}..{until}");
+    }
+    let beyond = Bounds { until_index: Some(Index(11)), ..none };
+    assert_eq!(read(Start::Index(Index(9)), beyond).await, ("9".into(), None), "waits for one");
+    let at_tail = Bounds { until_index: Some(Index(10)), ..none };
+    assert_eq!(read(Start::Tail, at_tail).await, (String::new(), Some(End::Limit)));
+    for (bounds, expected) in [
+        (Bounds { records: Some(0), ..none }, ""),
+        (Bounds { records: Some(4), ..none }, "0123"),
+        (Bounds { bytes: Some(0), ..none }, ""),
+        (Bounds { bytes: Some(1), ..none }, "0"),
+        (Bounds { until_seq: Some(Seq(0)), ..none }, ""),
+        (Bounds { until_seq: Some(Seq(3)), ..none }, "01"),
+        (Bounds { until_seq: Some(Seq(6)), ..none }, "0123"),
+    ] {
+        let found = read(Start::Beginning, bounds).await;
+        assert_eq!(found, (expected.into(), Some(End::Limit)), "{bounds:?}");
+    }
+}
+
+#[tokio::test]
 async fn trimmed_records_are_refused_or_shown_as_a_gap() {
     let folder = TempDir::new().expect("folder");
     let store = open(&folder);

@@ -20,7 +20,7 @@ const MODULES: [(&str, &str); 15] = [
     ("grpc", "record proto format error core engine"),
     ("client", "record proto platform format error core engine grpc"),
     ("config", "record error engine"),
-    ("cli", "record proto platform error engine grpc client config"),
+    ("cli", "record proto platform core error engine grpc client config"),
     ("main", "cli"),
 ];
 const BELOW_ENGINE: &str = "record proto platform format error core journal manifest recovery";

@@ -31,13 +31,16 @@ use super::{
     failure::{Failure, Subject},
     input::{Batches, Cut},
     interrupt,
+    once::Once,
     remote::Remote,
+    writer::{Ack, Writer},
 };
 use crate::{
-    client::{Appender, AppenderOptions, Receipt},
+    client::AppenderOptions,
     core::{Appended, NewRecord},
     engine::{IfAbsent, RunKey},
     error::Error,
+    platform::os,
     record::APPEND_RECORDS_MAX,
 };
 
@@ -81,16 +84,24 @@ pub(super) struct AppendArgs {
 }
 
 impl AppendArgs {
-    async fn appender(&self, subject: &Subject) -> Result<Appender, Failure> {
+    async fn writer(&self, subject: &Subject) -> Result<Writer, Failure> {
+        let absent = if self.no_create { IfAbsent::Refuse } else { IfAbsent::Create };
         let options = AppenderOptions {
-            absent: if self.no_create { IfAbsent::Refuse } else { IfAbsent::Create },
+            absent,
             producer_id: self.producer.as_deref().map(Into::into),
             epoch: self.epoch,
             ..AppenderOptions::new(self.stream.as_str())
         };
-        let client = self.remote.lasting_client(subject).await?;
-        let appender = client.appender(&RunKey::new(self.run.as_str()), options);
-        appender.map_err(|error| Failure::store(&error, subject))
+        let once = Once {
+            run: RunKey::new(self.run.as_str()),
+            stream: self.stream.clone(),
+            absent,
+            lasting: self.remote.lasting_client(subject).await?,
+            single: self.remote.single_client()?,
+            // Its clock and its random bits only: no directory is touched.
+            platform: os::platform(""),
+        };
+        Writer::new(once, options).map_err(|error| Failure::store(&error, subject))
     }
 }
 
@@ -109,12 +120,12 @@ pub(super) async fn run(args: AppendArgs) -> Result<(), Failure> {
     // Appending nothing does nothing: no run, no stream, no connection.
     let Some(first) = batches.next().await? else { return Ok(()) };
     let subject = args.remote.subject(&args.run, Some(&args.stream));
-    let appender = args.appender(&subject).await?;
+    let writer = args.writer(&subject).await?;
     let (sent, unsettled) = mpsc::channel(ACKS_WAITING_MAX);
     let (settled, answers) = mpsc::channel(ACKS_WAITING_MAX);
     // As soon as an answer is a failure, nothing more is read or sent.
     let (stopped, (), ()) = tokio::try_join!(
-        async { Ok(send(appender, first, batches, sent, &subject).await) },
+        async { Ok(send(writer, first, batches, sent, &subject).await) },
         async {
             settle(unsettled, settled).await;
             Ok(())
@@ -142,22 +153,22 @@ fn so_far(acked: &AtomicU64) -> String {
 /// Sends batches until the input ends, or cannot be read or sent on: that is given back as a value,
 /// since what was sent before is still to be acknowledged.
 async fn send(
-    mut appender: Appender,
+    mut writer: Writer,
     first: Vec<NewRecord>,
     mut batches: Batches,
-    sent: mpsc::Sender<Receipt>,
+    sent: mpsc::Sender<Ack>,
     subject: &Subject,
 ) -> Option<Failure> {
     let mut next = Ok(Some(first));
     loop {
         match next {
-            Ok(Some(batch)) => match appender.submit(batch).await {
-                Ok(receipt) => sent.send(receipt).await.ok()?,
+            Ok(Some(batch)) => match writer.submit(batch).await {
+                Ok(ack) => sent.send(ack).await.ok()?,
                 Err(error) => return Some(Failure::store(&error, subject)),
             },
             ended => {
-                // If it fails, a receipt says so.
-                let _ = appender.finish().await;
+                // If it fails, an acknowledgement says so.
+                let _ = writer.finish().await;
                 return ended.err();
             }
         }
@@ -166,9 +177,9 @@ async fn send(
 }
 
 /// Waits for one acknowledgement after the other.
-async fn settle(mut sent: mpsc::Receiver<Receipt>, settled: mpsc::Sender<Result<Appended, Error>>) {
-    while let Some(receipt) = sent.recv().await {
-        if settled.send(receipt.await).await.is_err() {
+async fn settle(mut sent: mpsc::Receiver<Ack>, settled: mpsc::Sender<Result<Appended, Error>>) {
+    while let Some(ack) = sent.recv().await {
+        if settled.send(ack.settled().await).await.is_err() {
             return;
         }
     }

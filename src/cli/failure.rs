@@ -197,9 +197,8 @@ fn refused(refusal: &Refusal, Subject { run, stream, .. }: &Subject) -> String {
              the same input, or start anew with a higher --epoch"
             .into(),
         Refusal::Limit { which, limit } if which.contains("producer") => format!(
-            "run {run:?} has had {limit} producers, the most it keeps, and every append without \
-             --producer is a new one: use one name with a growing epoch, as in `--producer NAME \
-             --epoch $(date +%s)`"
+            "run {run:?} has had {limit} producers, the most it keeps: go on as one of them, with \
+             --producer and a higher --epoch"
         ),
         Refusal::Trimmed { first_index: Some(index), .. } => format!(
             "trimmed: stream {stream:?} starts at index {index}; use --from {index}, or --allow-gap"

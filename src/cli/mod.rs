@@ -1,7 +1,7 @@
 //! The command line: what can be asked of `braidlog`, and how it answers.
 //!
 //! Data goes to standard output and everything else to standard error. With `--json`, both are
-//! JSON, one object a line with a version `v`. Exit statuses stand in [`failure`].
+//! JSON, one object a line with a version `v`. Exit statuses stand in `failure`.
 //!
 //! What it deliberately does not do: anything that a program could not do with
 //! [`Client`](crate::client::Client) or [`Store`](crate::engine::Store); prompt; colour.
@@ -14,6 +14,7 @@ mod input;
 mod interrupt;
 mod lines;
 mod logging;
+mod once;
 mod output;
 mod read;
 mod records;
@@ -26,6 +27,7 @@ mod start;
 mod table;
 mod tail;
 mod utc;
+mod writer;
 
 use std::{env, process::ExitCode};
 

@@ -12,7 +12,7 @@ use super::{
     remote::Remote,
     start::StartArgs,
 };
-use crate::engine::{Bounds, Query, Start};
+use crate::engine::{Bounds, End, Query, Start};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -68,7 +68,8 @@ pub(super) async fn run(args: ReadArgs) -> Result<(), Failure> {
         let next = Start::Cursor(cursor.clone());
         let at_tail = until_seq <= page.cursor.seq || query.start == next;
         if at_tail || left == Some(0) || page.end.is_some() {
-            printer.end(page.end, &cursor)?;
+            let limit = (left == Some(0)).then_some(End::Limit);
+            printer.end(page.end.or(limit), &cursor)?;
             return printer.flush();
         }
         query.start = next;

@@ -37,6 +37,11 @@ pub(super) struct Remote {
 }
 
 impl Remote {
+    /// A client that tells at once how a call went, and leaves repeating it to the caller.
+    pub(super) fn single_client(&self) -> Result<Client, Failure> {
+        self.client_with(RetryPolicy::never())
+    }
+
     /// A client for a call whose answer somebody waits for. It connects with its first call.
     pub(super) fn client(&self) -> Result<Client, Failure> {
         self.patient_client(SECONDS_TO_BEGIN)
@@ -55,7 +60,10 @@ impl Remote {
 
     fn patient_client(&self, seconds: u64) -> Result<Client, Failure> {
         let deadline = Some(Duration::from_secs(self.patience.unwrap_or(seconds)));
-        let retry = RetryPolicy { deadline, ..RetryPolicy::default() };
+        self.client_with(RetryPolicy { deadline, ..RetryPolicy::default() })
+    }
+
+    fn client_with(&self, retry: RetryPolicy) -> Result<Client, Failure> {
         let options = ClientOptions { retry, ..ClientOptions::default() };
         Client::with_options(&self.server, options)
             .map_err(|error| Failure::usage(format!("--server {}: {error}", self.server)))

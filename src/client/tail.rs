@@ -16,7 +16,7 @@ use super::{
     retry::{Backoff, Repeat, is_passing},
 };
 use crate::{
-    engine::{End, Query, Start, StreamInfo, TailItem},
+    engine::{Bounds, End, Query, Start, StreamInfo, TailItem},
     error::Error,
     format::cursor::Cursor,
     grpc::{
@@ -162,6 +162,9 @@ impl Tail {
         let mut query = self.query.clone();
         if let Some(cursor) = self.received {
             query.start = Start::Cursor(cursor.to_string());
+            // Begun, it goes on: what was trimmed meanwhile is a gap, as it is to a tail whose
+            // connection held.
+            query.allow_gap = true;
         }
         let request = convert::tail(query, self.client.options.heartbeat)?;
         let (generation, mut streams) = self.client.link.streams();
@@ -199,10 +202,13 @@ impl Tail {
 
     /// The end, if a connection broke between the last record wanted and the word of it.
     fn reached_bound(&self) -> Option<TailItem> {
-        let bounds = &self.query.bounds;
-        let is_reached = bounds.records == Some(0) || bounds.bytes == Some(0);
-        let cursor = self.received.filter(|_| is_reached && self.connection.is_none())?;
-        Some(TailItem::End(End::Limit, cursor))
+        let cursor = self.received.filter(|_| self.connection.is_none())?;
+        let Bounds { records, bytes, until_seq, until_index } = self.query.bounds;
+        let is_reached = records == Some(0)
+            || bytes == Some(0)
+            || until_seq.is_some_and(|until| until <= cursor.seq)
+            || until_index.zip(cursor.stream).is_some_and(|(until, (_, next))| until <= next);
+        is_reached.then_some(TailItem::End(End::Limit, cursor))
     }
 
     fn take(&mut self, message: TailResponse) -> Result<(), Error> {
@@ -263,9 +269,9 @@ mod tests {
     use super::*;
     use crate::{
         client::{ClientOptions, RetryPolicy},
-        engine::{Bounds, Records, RunKey},
+        engine::{Records, RunKey},
         format::frame::Chain,
-        record::RunUid,
+        record::{Index, RunUid},
     };
 
     /// A server that nobody runs: whatever is right here needs no connection.
@@ -281,20 +287,27 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_that_a_broken_connection_swallowed_is_told_all_the_same() {
-        let bounds = Bounds { records: Some(2), ..Bounds::default() };
-        let mut tail = tail(Query { bounds, ..Query::run(RunKey::new("run")) });
-        let piece = [0x0A, 0, 0x0A, 0].to_vec().into();
-        let records = Records { pieces: vec![piece], count: 2 };
-        let cursor = cursor(2);
-        let message = TailResponse {
-            records: records.clone(),
-            cursor: cursor.to_string(),
-            ..TailResponse::default()
-        };
-        tail.take(message).expect("taken");
-        assert_eq!(tail.next().await.expect("item"), TailItem::Records(records, cursor));
-        for _ in 0..2 {
-            assert_eq!(tail.next().await.expect("item"), TailItem::End(End::Limit, cursor));
+        let none = Bounds::default();
+        for bounds in [
+            Bounds { records: Some(2), ..none },
+            Bounds { bytes: Some(3), ..none },
+            Bounds { until_seq: Some(Seq(2)), ..none },
+            Bounds { until_index: Some(Index(2)), ..none },
+        ] {
+            let mut tail = tail(Query { bounds, ..Query::run(RunKey::new("run")) });
+            let piece = [0x0A, 0, 0x0A, 0].to_vec().into();
+            let records = Records { pieces: vec![piece], count: 2 };
+            let cursor = Cursor { stream: Some((StreamNo(1), Index(2))), ..cursor(2) };
+            let message = TailResponse {
+                records: records.clone(),
+                cursor: cursor.to_string(),
+                ..TailResponse::default()
+            };
+            tail.take(message).expect("taken");
+            assert_eq!(tail.next().await.expect("item"), TailItem::Records(records, cursor));
+            for _ in 0..2 {
+                assert_eq!(tail.next().await.expect("item"), TailItem::End(End::Limit, cursor));
+            }
         }
     }
 

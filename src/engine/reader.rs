@@ -80,7 +80,7 @@ impl Reader {
             gaps_told: BTreeMap::new(),
             announced: 0,
             caught_up: false,
-            ended: None,
+            ended: wants_nothing(&query.bounds).then_some(End::Limit),
             ready: VecDeque::new(),
             loaded: None,
         })
@@ -160,9 +160,11 @@ impl Reader {
         if published.durable <= self.position && self.selection.is_ended(published) {
             return self.end(End::Closed(published.outcome));
         }
-        let bounds = self.bounds.until_seq.into_iter().chain(self.stop_at);
-        let is_reached = bounds.into_iter().any(|bound| bound <= self.position);
-        if is_reached || self.bounds.records == Some(0) || self.bounds.bytes == Some(0) {
+        let is_below = |bound: Seq| bound <= self.position;
+        let is_past = self.bounds.until_seq.is_some_and(is_below)
+            || self.stop_at.is_some_and(is_below)
+            || self.is_past_index(published);
+        if is_past {
             return self.end(End::Limit);
         }
         if self.caught_up {
@@ -170,6 +172,15 @@ impl Reader {
         }
         self.caught_up = true;
         Step::Item(TailItem::CaughtUp(self.cursor))
+    }
+
+    /// Whether the stream's next record is beyond the index to stop at.
+    fn is_past_index(&self, published: &Published) -> bool {
+        let single = self.selection.single(published);
+        self.bounds
+            .until_index
+            .zip(single)
+            .is_some_and(|(until, stream)| until <= published.index_at(stream, self.position))
     }
 
     fn end(&mut self, end: End) -> Step {
@@ -259,6 +270,10 @@ impl Reader {
             if self.first_index.is_some_and(|first| record.index < first) {
                 continue;
             }
+            if self.bounds.until_index.is_some_and(|until| until <= record.index) {
+                self.ended = Some(End::Limit);
+                return Ok(());
+            }
             self.first_index = None;
             let trim = filter.trims.get(record.stream.0 as usize).copied().unwrap_or_default();
             if record.index < trim {
@@ -313,6 +328,14 @@ impl Reader {
 enum Look {
     Step(Step),
     Chunk(Chunk, Filter),
+}
+
+/// Whether a bound is reached before anything is read.
+fn wants_nothing(bounds: &Bounds) -> bool {
+    bounds.records == Some(0)
+        || bounds.bytes == Some(0)
+        || bounds.until_seq == Some(Seq::ZERO)
+        || bounds.until_index == Some(Index::ZERO)
 }
 
 /// Bytes that were checked when they were read do not decode.

@@ -102,6 +102,10 @@ pub(super) fn gather(
     position: Seq,
     run_no: RunNo,
 ) -> Gathered {
+    if filter.until <= position {
+        // Also when `until` lies inside a frame, whose other records are not wanted.
+        return Gathered::Nothing;
+    }
     let wanted = filter.streams.as_deref().map_or(Wanted::All, Wanted::Streams);
     let mut ordinals = published.frames_from(wanted, position, filter.until).peekable();
     let Some(&first) = ordinals.peek() else { return Gathered::Nothing };

@@ -33,6 +33,9 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 const REQUEST_BYTES_MAX: usize = 8 << 20;
 /// Calls at a time on one connection: a gateway follows ten thousand runs on one.
 const CALLS_PER_CONNECTION_MAX: u32 = 20_000;
+/// Calls that a client cancelled before they were begun, at a time on one connection: whoever
+/// passes this is sent away. A gateway may lose many of its own callers at once.
+const CANCELLED_EARLY_MAX: usize = 1_024;
 /// Bytes in flight to us on one call: the largest append.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Bytes in flight to us on one connection. Sessions that wait hold a stream's window each; the
@@ -79,6 +82,7 @@ pub async fn serve(
 fn server() -> Server {
     Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+        .http2_max_pending_accept_reset_streams(Some(CANCELLED_EARLY_MAX))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE.0))

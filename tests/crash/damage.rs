@@ -1,7 +1,7 @@
 //! Damage of what was durable: every flipped bit, every zeroed sector, every file cut short or
 //! gone. A store either refuses to open and says where, or serves all there was.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use braidlog::{
     Error, OpenError, Options, Query, Store,
@@ -46,13 +46,14 @@ fn batch(stream: u8, bodies: &[&[u8]]) -> Request {
 }
 
 impl Directory {
-    /// One run or two with a few blocks: small ones, one of several pages, one that is masked.
+    /// Two runs with a few blocks: a small one, one of several pages, and one that is masked, since
+    /// its body is full of zeros.
     fn small(ended: Ended) -> Self {
-        Self::with(ended, |life| {
+        Self::with(ended, |life, _| {
             for (run, request) in [
                 (0, batch(0, &[b"one", b"two"])),
-                (1, batch(0, &[&[0; 2_000]])),
                 (0, batch(1, &[&[b'x'; 5_000]])),
+                (1, batch(0, &[&[0; 2_000]])),
             ] {
                 life.submit(run, request);
                 life.settle();
@@ -60,17 +61,24 @@ impl Directory {
         })
     }
 
-    /// Several slots, a rotated manifest, two lives, and whatever random callers did.
-    fn large(ended: Ended, seed: u64) -> Self {
-        let mut workload = Workload::new(SimRng::new(seed));
-        Self::with(ended, |life| (0..40).for_each(|_| workload.take_turn(life)))
+    /// So many slots, full of what random callers wrote.
+    fn of_slots(ended: Ended, slots: usize) -> Self {
+        let mut workload = Workload::talkative(SimRng::new(slots as u64));
+        Self::with(ended, |life, disk| {
+            let in_use = |path: &String| {
+                path.starts_with("journal/") && disk.read_file(path).is_some_and(|b| b[0] != 0)
+            };
+            while disk.files().iter().filter(|path| in_use(path)).count() < slots {
+                workload.take_turn(life);
+            }
+        })
     }
 
-    fn with(ended: Ended, work: impl FnOnce(&mut Life)) -> Self {
+    fn with(ended: Ended, work: impl FnOnce(&mut Life, &SimDisk)) -> Self {
         let (disk, options, clock) = (SimDisk::new(), smallest(), SimClock::new(1));
         let opening = Life::open(&disk, &clock, 1, &options, Model::new(4));
         let mut life = opening.life.expect("opens");
-        work(&mut life);
+        work(&mut life, &disk);
         life.settle();
         if ended == Ended::Marked {
             life.idle();
@@ -225,8 +233,8 @@ fn every_flipped_bit_is_named_or_harmless() {
 #[test]
 fn flipped_bits_anywhere_in_a_store_of_many_slots_are_named_or_harmless() {
     let mut rng = SimRng::new(7);
-    for seed in 1..5 {
-        let directory = Directory::large(Ended::Abruptly, seed);
+    for slots in 2..6 {
+        let directory = Directory::of_slots(Ended::Abruptly, slots);
         let files = directory.files();
         for _ in 0..2_000 {
             let (path, len) = &files[rng.below(files.len() as u64) as usize];
@@ -263,10 +271,10 @@ fn one_copy_of_a_header_suffices_and_none_is_refused() {
 fn a_zeroed_sector_is_refused_unless_it_looks_like_the_write_the_power_cut_tore() {
     for_each_ending(|ended| {
         let (mut zeroed, mut silent) = (0, 0);
-        for seed in 0..3 {
-            let directory = match seed {
-                0 => Directory::small(ended),
-                _ => Directory::large(ended, seed),
+        for slots in [1, 2, 3, 7] {
+            let directory = match slots {
+                1 => Directory::small(ended),
+                _ => Directory::of_slots(ended, slots),
             };
             let newest = directory.blocks().max_by_key(|(block_no, _)| *block_no);
             let (_, newest) = newest.expect("there are blocks");
@@ -282,7 +290,7 @@ fn a_zeroed_sector_is_refused_unless_it_looks_like_the_write_the_power_cut_tore(
                         Outcome::Whole => true,
                         Outcome::Lost => newest.is_doubtful(&path, sector),
                     };
-                    assert!(told, "{ended:?}, {seed}: {path}, sector {sector}: {outcome:?}");
+                    assert!(told, "{ended:?}, {slots}: {path}, sector {sector}: {outcome:?}");
                     zeroed += 1;
                     silent += u64::from(outcome == Outcome::Lost);
                 }
@@ -296,10 +304,10 @@ fn a_zeroed_sector_is_refused_unless_it_looks_like_the_write_the_power_cut_tore(
 #[test]
 fn a_file_that_is_gone_or_cut_short_is_refused() {
     for_each_ending(|ended| {
-        for seed in 0..2 {
-            let directory = match seed {
-                0 => Directory::small(ended),
-                _ => Directory::large(ended, seed),
+        for slots in [1, 2, 7] {
+            let directory = match slots {
+                1 => Directory::small(ended),
+                _ => Directory::of_slots(ended, slots),
             };
             for (path, len) in directory.files() {
                 for cut in (0..len).step_by(256).chain(1..2).chain(len.saturating_sub(1)..len) {
@@ -327,7 +335,7 @@ fn overwrite(disk: &SimDisk, path: &str, at: u64, bytes: &[u8]) {
 
 #[test]
 fn a_block_or_a_file_that_stands_in_the_place_of_another_is_refused() {
-    let directory = Directory::large(Ended::Marked, 3);
+    let directory = Directory::of_slots(Ended::Marked, 3);
     let log: Vec<_> = directory.blocks().map(|(_, block)| block).collect();
     let files = directory.files();
     for (from, to) in log.iter().flat_map(|from| log.iter().map(move |to| (from, to))) {
@@ -355,6 +363,20 @@ fn a_block_or_a_file_that_stands_in_the_place_of_another_is_refused() {
             false => assert!(matches!(outcome, Outcome::Refused { .. }), "{from} as {to}"),
         }
     }
+}
+
+#[test]
+fn every_use_of_a_slot_has_a_number_and_a_salt_of_its_own() {
+    let directory = Directory::of_slots(Ended::Abruptly, 4);
+    let life = Life::open(&directory.disk, &SimClock::new(1), 9, &directory.options, Model::new(4));
+    drop(life.life.expect("opens"));
+    let pages =
+        directory.files().into_iter().filter_map(|(path, _)| directory.disk.read_file(&path));
+    let headers = pages.filter_map(|page| slot::decode(&page, SlotKind::Journal).ok());
+    let (numbers, salts): (Vec<_>, Vec<_>) = headers.map(|slot| (slot.file_seq, slot.salt)).unzip();
+    assert_eq!(numbers.len(), 5);
+    assert_eq!(numbers.iter().collect::<BTreeSet<_>>().len(), 5, "{numbers:?}");
+    assert_eq!(salts.iter().collect::<BTreeSet<_>>().len(), 5, "{salts:?}");
 }
 
 #[test]

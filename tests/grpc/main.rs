@@ -6,6 +6,7 @@
 
 mod appends;
 mod crowd;
+mod failures;
 mod operations;
 mod proxy;
 mod raw;

@@ -22,6 +22,12 @@ pub(crate) async fn connect(url: &str) -> Channel {
     Endpoint::from_shared(url.to_owned()).expect("url").connect().await.expect("connects")
 }
 
+/// A connection whose calls take so many bytes ahead of whoever reads them.
+pub(crate) async fn connect_with_window(url: &str, bytes: u32) -> Channel {
+    let endpoint = Endpoint::from_shared(url.to_owned()).expect("url");
+    endpoint.initial_stream_window_size(bytes).connect().await.expect("connects")
+}
+
 async fn ready(channel: &Channel) -> Grpc<Channel> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.expect("ready");

@@ -5,11 +5,11 @@ use std::time::Duration;
 use braidlog::{
     Append, Index, Query, RunKey, Seq,
     proto::{
-        AppendRecord, AppendSessionRequest, AppendSessionResponse, SessionBatch, SessionOpen,
-        append_session_request::Message,
+        AppendRecord, AppendSessionRequest, AppendSessionResponse, CheckTailRequest,
+        CheckTailResponse, SessionBatch, SessionOpen, append_session_request::Message,
     },
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
@@ -282,5 +282,46 @@ fn a_session_that_is_broken_off_leaves_whole_batches_in_order() {
         let found = bodies(&page.records);
         assert!(acknowledged as usize <= found.len());
         assert_eq!(found, numbers(0..found.len()));
+    });
+}
+
+#[test]
+fn a_session_whose_answers_nobody_takes_is_not_read_from_and_holds_up_nobody() {
+    run(async {
+        const MANY: u64 = 100_000;
+        let server = Server::start().await;
+        let channel = raw::connect_with_window(&server.url(), 1 << 10).await;
+        let (outgoing, messages) = mpsc::channel(8);
+        outgoing.send(open("")).await.expect("sent");
+        let path = "StreamService/AppendSession";
+        let mut answers: Streaming<AppendSessionResponse> =
+            raw::bidirectional(&channel, path, ReceiverStream::new(messages))
+                .await
+                .expect("opened");
+        let mut sent = 0;
+        while sent < MANY {
+            // Long enough to mean that nothing is taken any more.
+            let sending = outgoing.send(send("x"));
+            if timeout(Duration::from_secs(1), sending).await.is_err() {
+                break;
+            }
+            sent += 1;
+        }
+        assert!(sent < MANY, "everything was taken");
+        let key = RunKey::new("run");
+        let tail = server.store.check_tail(&key, None, Some("out")).await.expect("tail");
+        let admitted = tail.stream.expect("stream").tail.0;
+        assert!(admitted < 10_000, "{admitted} batches were admitted");
+        let request = CheckTailRequest { run_id: "run".into(), ..CheckTailRequest::default() };
+        let path = "StreamService/CheckTail";
+        let other: CheckTailResponse = raw::unary(&channel, path, request).await.expect("answered");
+        assert!(admitted < other.tail);
+
+        drop(outgoing);
+        for ordinal in 0..sent {
+            let answer = answers.message().await.expect("answer").expect("answer");
+            assert_eq!(answer.ordinal, ordinal);
+        }
+        assert!(answers.message().await.expect("end").is_none());
     });
 }

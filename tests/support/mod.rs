@@ -19,6 +19,11 @@ use std::{
 /// How long anything may take that takes a moment.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where servers listen that end, or are killed, while clients try to reach them: on an address of
+/// which no other test can take the port meanwhile, where the system has such addresses.
+pub(crate) const APART: &str =
+    if cfg!(target_os = "linux") { "127.0.0.2:0" } else { "127.0.0.1:0" };
+
 /// The binary, with nothing of the environment that could change what it does.
 pub(crate) fn braidlog() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_braidlog"));
@@ -240,7 +245,12 @@ impl Server {
     pub(crate) fn start_at(data_dir: &Path, address: &str) -> Self {
         let mut command = braidlog();
         command.args(["serve", "--listen", address, "--data-dir"]).arg(data_dir);
-        let mut process = Process::start(&mut command);
+        Self::from_command(&mut command)
+    }
+
+    /// Starts a server by a command of any kind, and waits until it answers calls.
+    pub(crate) fn from_command(command: &mut Command) -> Self {
+        let mut process = Process::start(command);
         let said = process.wait_for_stderr(", data in ");
         let ready = said.lines().find_map(|line| line.strip_prefix("listening on "));
         let address = ready.and_then(|rest| rest.split(',').next()).expect("an address").to_owned();
