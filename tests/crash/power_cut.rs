@@ -96,7 +96,7 @@ impl fmt::Display for Place {
         write!(
             f,
             "repeat with: BRAIDLOG_SEED={seed} BRAIDLOG_AT={history}:{cut} cargo test \
-             --no-default-features --features sim --test crash power_cut"
+             --no-default-features --features sim --test crash power_cut::"
         )
     }
 }
