@@ -31,7 +31,7 @@ use crate::{
         slot::{FIRST_BLOCK_AT, SlotHeader, SlotKind},
     },
     journal::{
-        BlockPlace, BlockWriter, FrameAt, MaskedBlock, prepare,
+        BlockWriter, FrameAt, MaskedBlock, prepare,
         scan::{BlockAt, Ended, Next, SlotImage, read_from_disk},
     },
     manifest::{self, LiveSet, Manifest, ManifestPlan},
@@ -435,7 +435,7 @@ pub fn apply(platform: &Platform, plan: Plan, sizes: Sizes) -> Result<Recovered,
         old + 1,
         plan.manifest.live.clone(),
     )?;
-    let (writer, copies) = begin_slot(platform, &plan, identity, incarnation, sizes)?;
+    let writer = begin_slot(platform, &plan, identity, incarnation, sizes)?;
     let slot = plan.slot_free;
     manifest.commit(&[Edit::SlotUse(ListedSlot {
         slot,
@@ -443,7 +443,7 @@ pub fn apply(platform: &Platform, plan: Plan, sizes: Sizes) -> Result<Recovered,
         first_block_no: plan.durable_block_no,
     })])?;
     remove_leftovers(platform, plan.leftovers, old)?;
-    let mut recovered = Recovered {
+    Ok(Recovered {
         identity,
         incarnation,
         manifest,
@@ -454,9 +454,7 @@ pub fn apply(platform: &Platform, plan: Plan, sizes: Sizes) -> Result<Recovered,
         masked: plan.masked,
         clock_ms: plan.clock_ms,
         summary: plan.summary,
-    };
-    recovered.masked.extend(copies);
-    Ok(recovered)
+    })
 }
 
 fn create_identity(platform: &Platform) -> io::Result<StoreIdentity> {
@@ -483,7 +481,7 @@ fn begin_slot(
     identity: StoreIdentity,
     incarnation: u64,
     sizes: Sizes,
-) -> io::Result<(BlockWriter, Vec<MaskedBlock>)> {
+) -> io::Result<BlockWriter> {
     let copies: u64 = plan.doubtful.iter().map(|block| block.header.disk_bytes() as u64).sum();
     let size = sizes.slot_bytes.max(FIRST_BLOCK_AT as u64 + 2 * copies + PAGE_BYTES as u64);
     let ready = prepare(&*platform.vfs, plan.slot_free, size)?;
@@ -501,20 +499,15 @@ fn begin_slot(
     };
     let file = ready.begin(&header)?;
     let mut writer = BlockWriter::new(file, header, plan.durable_block_no);
-    let mut masked = Vec::new();
     for block in &plan.doubtful {
         let frames: Vec<_> = Frame::split(block.payload.clone()).filter_map(Result::ok).collect();
         let pieces = frames.iter().map(|frame| &frame.bytes()[..]);
         // What follows a copy is written, so a copy never says that nothing will be.
         let flags = (block.header.flags & !FLAG_CLEAN) | FLAG_RECOVERED;
-        let place = writer.write_unchecked(flags, pieces, block.header.clock_ms)?;
-        if place.header.mask != 0 {
-            let BlockPlace { position, header } = place;
-            masked.push(MaskedBlock { slot: plan.slot_free, position, header });
-        }
+        writer.write_unchecked(flags, pieces, block.header.clock_ms)?;
     }
     writer.sync()?;
-    Ok((writer, masked))
+    Ok(writer)
 }
 
 fn remove_leftovers(
