@@ -82,6 +82,7 @@ pub mod platform;
 pub mod proto;
 pub mod record;
 pub mod recovery;
+pub mod segment;
 
 #[doc(inline)]
 pub use crate::{

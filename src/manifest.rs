@@ -1,4 +1,5 @@
-//! The live file set: which slots make up the journal, and in which order.
+//! The live file set: which slots make up the journal, and in which order, and which packs hold
+//! what was copied out of it.
 //!
 //! A manifest is a slot-shaped file of blocks like the journal's; each block's payload is a list
 //! of edits, applied all or nothing. `CURRENT` names the live one. Every start of the store, and
@@ -8,14 +9,14 @@
 //!
 //! What it deliberately does not do: touch the files that it lists.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use crate::{
     error::{Corruption, OpenError},
     format::{
         Damage, Evidence, PAGE_BYTES, file_name,
         identity::Current,
-        manifest::{self, Edit, ListedSlot},
+        manifest::{self, Edit, ListedPack, ListedSlot},
         slot::{self, SlotHeader, SlotKind},
     },
     journal::{
@@ -32,6 +33,19 @@ pub struct LiveSet {
     pub slots: Vec<ListedSlot>,
     /// Journal blocks below are no longer needed.
     pub journal_low: u64,
+    /// Packs by number.
+    pub packs: BTreeMap<u64, LivePack>,
+    /// Run counter that a new run may have in any vshard, as far as packs know.
+    pub run_counter: u64,
+}
+
+/// A pack, and how much of it is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LivePack {
+    /// The pack.
+    pub listed: ListedPack,
+    /// Raw bytes of frames that nobody needs any more.
+    pub dead_bytes: u64,
 }
 
 impl LiveSet {
@@ -48,13 +62,32 @@ impl LiveSet {
                     self.slots.remove(0);
                 }
             }
+            Edit::PackAdded(listed) => {
+                self.packs.insert(listed.number, LivePack { listed, dead_bytes: 0 });
+            }
+            Edit::PackDropped(number) => {
+                self.packs.remove(&number);
+            }
+            Edit::PackDead { number, raw_bytes } => {
+                if let Some(pack) = self.packs.get_mut(&number) {
+                    pack.dead_bytes = raw_bytes;
+                }
+            }
+            Edit::RunCounter(next) => self.run_counter = self.run_counter.max(next),
         }
     }
 
     /// The edits that make this set from nothing.
     fn snapshot(&self) -> Vec<Edit> {
-        let low = Edit::JournalLow(self.journal_low);
-        std::iter::once(low).chain(self.slots.iter().copied().map(Edit::SlotUse)).collect()
+        let mut edits = vec![Edit::JournalLow(self.journal_low), Edit::RunCounter(self.run_counter)];
+        edits.extend(self.slots.iter().copied().map(Edit::SlotUse));
+        for (&number, pack) in &self.packs {
+            edits.push(Edit::PackAdded(pack.listed));
+            if 0 < pack.dead_bytes {
+                edits.push(Edit::PackDead { number, raw_bytes: pack.dead_bytes });
+            }
+        }
+        edits
     }
 }
 

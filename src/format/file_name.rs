@@ -1,7 +1,7 @@
 //! Every file name of a data directory, built and parsed here and nowhere else.
 //!
 //! ```text
-//! LOCK  STORE  CURRENT  MANIFEST-<n:016x>  journal/slot-<n:02>  tmp/…
+//! LOCK  STORE  CURRENT  MANIFEST-<n:016x>  journal/slot-<n:02>  packs/<n:016x>.pack  tmp/…
 //! ```
 //! Names are built from integers and fixed words; user text never becomes a path.
 
@@ -70,6 +70,27 @@ pub fn parse_slot(name: &str) -> Option<u32> {
     (slot(n).name() == name).then_some(n)
 }
 
+/// Directory of the packs.
+pub fn packs() -> RelPath {
+    RelPath::new("packs")
+}
+
+/// Pack number `n`.
+pub fn pack(n: u64) -> RelPath {
+    RelPath::new(format!("packs/{n:016x}.pack"))
+}
+
+/// Pack number `n` before its rename.
+pub fn pack_new(n: u64) -> RelPath {
+    RelPath::new(format!("tmp/{n:016x}.pack"))
+}
+
+/// Number of the pack with this file name in the packs' directory.
+pub fn parse_pack(name: &str) -> Option<u64> {
+    let n = u64::from_str_radix(name.strip_suffix(".pack")?, 16).ok()?;
+    (pack(n).name() == name).then_some(n)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,6 +102,12 @@ mod tests {
         }
         for n in [0, 1, u64::MAX] {
             assert_eq!(parse_manifest(manifest(n).name()), Some(n));
+        }
+        for n in [0, 1, u64::MAX] {
+            assert_eq!(parse_pack(pack(n).name()), Some(n));
+        }
+        for name in ["1.pack", "000000000000000G.pack", "0000000000000001", ".pack"] {
+            assert_eq!(parse_pack(name), None, "{name}");
         }
         for name in ["slot-", "slot-1", "slot-007", "slot-+1", "slot-00.tmp", "SLOT-00"] {
             assert_eq!(parse_slot(name), None, "{name}");

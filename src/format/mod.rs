@@ -11,6 +11,9 @@
 //!     frame             frame.rs      one atomic append of one run: records and effects
 //!       record          wire.rs       protobuf bytes that are served as they are stored
 //! MANIFEST-<n>          manifest.rs   same slot and block bytes, payload is a list of edits
+//! packs/<n>.pack        pack.rs       compressed blocks of many runs' segments, directory, footer
+//!   segment             segment.rs    a stretch of one run's log, described behind its frames
+//!     frame             frame.rs      copied verbatim from the journal
 //! ```
 //!
 //! # Rules
@@ -24,11 +27,14 @@
 //! What it deliberately does not do: read files, know the time, know what a run's state is.
 
 pub mod block;
+pub mod compress;
 pub mod cursor;
 pub mod file_name;
 pub mod frame;
 pub mod identity;
 pub mod manifest;
+pub mod pack;
+pub mod segment;
 pub mod slot;
 pub mod verdict;
 pub mod wire;

@@ -65,7 +65,7 @@ pub struct ManifestEdits {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ManifestEdit {
     /// What changes.
-    #[prost(oneof = "manifest_edit::Edit", tags = "1, 2")]
+    #[prost(oneof = "manifest_edit::Edit", tags = "1, 2, 3, 4, 5, 6")]
     pub edit: ::core::option::Option<manifest_edit::Edit>,
 }
 /// Nested message and enum types in `ManifestEdit`.
@@ -79,6 +79,18 @@ pub mod manifest_edit {
         /// Journal blocks below are no longer needed.
         #[prost(message, tag = "2")]
         JournalLow(super::JournalLow),
+        /// A pack joins the live files.
+        #[prost(message, tag = "3")]
+        PackAdded(super::PackAdded),
+        /// A pack is no longer needed.
+        #[prost(message, tag = "4")]
+        PackDropped(super::PackDropped),
+        /// How much of a pack nobody needs any more.
+        #[prost(message, tag = "5")]
+        PackDead(super::PackDead),
+        /// Run counters below are used up.
+        #[prost(message, tag = "6")]
+        RunCounter(super::RunCounter),
     }
 }
 /// A journal slot joins the log after all slots listed before it.
@@ -100,4 +112,53 @@ pub struct JournalLow {
     /// First block number that is needed.
     #[prost(uint64, tag = "1")]
     pub block_no: u64,
+}
+/// A pack joins the live files.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PackAdded {
+    /// Number in its file name.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Whether it belongs to one large run.
+    #[prost(bool, tag = "2")]
+    pub own: bool,
+    /// Length of the file.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// Segments in it.
+    #[prost(uint32, tag = "4")]
+    pub segments: u32,
+    /// Bytes of all frames in it before compression.
+    #[prost(uint64, tag = "5")]
+    pub raw_bytes: u64,
+    /// Greatest journal block that a segment's frames come from.
+    #[prost(uint64, tag = "6")]
+    pub flushed_block: u64,
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "7")]
+    pub created_ms: u64,
+}
+/// A pack is no longer needed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PackDropped {
+    /// Number in its file name.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+}
+/// How much of a pack nobody needs any more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PackDead {
+    /// Number in its file name.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Bytes of frames before compression, of segments that are deleted or replaced.
+    #[prost(uint64, tag = "2")]
+    pub raw_bytes: u64,
+}
+/// Run counters below are used up.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunCounter {
+    /// Counter that a new run may have in any vshard.
+    #[prost(uint64, tag = "1")]
+    pub next: u64,
 }

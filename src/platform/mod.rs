@@ -100,10 +100,19 @@ pub trait Vfs: Send + Sync {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if somebody holds it.
     fn lock(&self, path: &RelPath) -> io::Result<Box<dyn Send + Sync>>;
-    /// Bytes free for this process on the file system.
-    fn free_bytes(&self) -> io::Result<u64>;
+    /// Space on the file system.
+    fn space(&self) -> io::Result<Space>;
     /// Where the directory is, for messages only.
     fn location(&self) -> PathBuf;
+}
+
+/// Space on a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Free for this process.
+    pub free: u64,
+    /// All there is.
+    pub total: u64,
 }
 
 /// An open file. Positions and lengths are bytes.
@@ -125,7 +134,17 @@ pub trait File: Send + Sync {
     fn drop_cache(&self) -> io::Result<()>;
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// `len` bytes from `position`, a multiple of 4 KiB, without reading them yet where the system
+    /// can do that. Only for files that are never written or truncated again: a mapped page that
+    /// is taken away ends the process.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] if the file ends before.
+    fn map(&self, position: u64, len: usize) -> io::Result<Mapped>;
 }
+
+/// Bytes of a file that were mapped.
+pub type Mapped = Box<dyn AsRef<[u8]> + Send + Sync>;
 
 /// Time.
 pub trait Clock: Send + Sync {

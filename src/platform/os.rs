@@ -5,8 +5,8 @@
 //! that a full disk is [`io::ErrorKind::StorageFull`]; a call interrupted by a signal goes on;
 //! zeros written are blocks on the disk and never a hole.
 //!
-//! What it deliberately does not do: buffer, cache file handles, retry anything that failed, map
-//! files into memory, or guess whether a file system keeps its promises.
+//! What it deliberately does not do: buffer, cache file handles, retry anything that failed, or
+//! guess whether a file system keeps its promises.
 
 // The one place where files, clocks, threads and random bytes come from. Everything else is
 // refused these functions, so that it runs in simulation as well.
@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{Clock, Entropy, File, Open, Platform, RelPath, Vfs};
+use super::{Clock, Entropy, File, Mapped, Open, Platform, RelPath, Space, Vfs};
 
 /// Zeros for [`File::write_zeros_at`]: big enough to make system calls rare, and without cost in
 /// the binary.
@@ -192,12 +192,13 @@ impl Vfs for OsVfs {
         }
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
+    fn space(&self) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(&self.root)
             .map_err(io::Error::from)
             .map_err(named("free space", &self.root))?;
         // `f_bavail` leaves out what is reserved for root.
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Space { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
     }
 
     fn location(&self) -> PathBuf {
@@ -251,6 +252,19 @@ impl File for OsFile {
 
     fn len(&self) -> io::Result<u64> {
         self.file.metadata().map(|meta| meta.len()).map_err(named("length", &self.path))
+    }
+
+    // The one place that maps files.
+    #[allow(unsafe_code)]
+    fn map(&self, position: u64, len: usize) -> io::Result<Mapped> {
+        if self.len()? < position.saturating_add(len as u64) {
+            let cause = io::Error::from(io::ErrorKind::UnexpectedEof);
+            return Err(named("map", &self.path)(cause));
+        }
+        // SAFETY: the caller maps only files that were opened after their rename and are never
+        // written or truncated again, only unlinked, which leaves the mapping as it is.
+        let map = unsafe { memmap2::MmapOptions::new().offset(position).len(len).map(&self.file) };
+        Ok(Box::new(map.map_err(named("map", &self.path))?))
     }
 }
 
@@ -407,7 +421,7 @@ mod tests {
     fn the_platform_has_space_time_and_randomness() {
         let (dir, _) = store();
         let platform = platform(dir.path());
-        assert!(0 < platform.vfs.free_bytes().unwrap());
+        assert!(0 < platform.vfs.space().unwrap().free);
         assert_eq!(platform.vfs.location(), dir.path());
         // 2020-01-01: whoever runs this lives later.
         assert!(1_577_836_800_000 < platform.clock.wall_ms());

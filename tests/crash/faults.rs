@@ -214,6 +214,6 @@ fn a_full_disk_refuses_appends_and_nothing_else_until_there_is_space_again() {
 fn fill(disk: &SimDisk) {
     const LARGE: u64 = 1 << 40;
     disk.set_capacity(Some(LARGE));
-    let free = disk.vfs().free_bytes().expect("told");
+    let free = disk.vfs().space().expect("told").free;
     disk.set_capacity(Some(LARGE - free));
 }

@@ -4,7 +4,7 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use braidlog::platform::{
-    File, Open, Platform, RelPath, Vfs,
+    File, Mapped, Open, Platform, RelPath, Space, Vfs,
     sim::{Call, SimClock, SimDisk, SimEntropy, SimVfs},
 };
 
@@ -92,8 +92,8 @@ impl Vfs for WatchedVfs {
         self.inner.lock(path)
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.inner.free_bytes()
+    fn space(&self) -> io::Result<Space> {
+        self.inner.space()
     }
 
     fn location(&self) -> PathBuf {
@@ -140,5 +140,9 @@ impl File for WatchedFile {
 
     fn len(&self) -> io::Result<u64> {
         self.inner.len()
+    }
+
+    fn map(&self, position: u64, len: usize) -> io::Result<Mapped> {
+        self.inner.map(position, len)
     }
 }

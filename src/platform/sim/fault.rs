@@ -28,7 +28,7 @@ pub enum Call {
     SyncDir,
     /// [`Vfs::lock`](crate::platform::Vfs::lock).
     Lock,
-    /// [`Vfs::free_bytes`](crate::platform::Vfs::free_bytes).
+    /// [`Vfs::space`](crate::platform::Vfs::space).
     FreeBytes,
     /// [`File::read_exact_at`](crate::platform::File::read_exact_at).
     Read,

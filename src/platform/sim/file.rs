@@ -12,7 +12,7 @@ use super::{
     inode::InodeNo,
     machine::Action,
 };
-use crate::platform::File;
+use crate::platform::{File, Mapped};
 
 /// An open file of a simulated disk. It works on when its name is gone.
 #[derive(Debug)]
@@ -104,6 +104,12 @@ impl File for SimFile {
         let mut machine = self.disk.machine();
         machine.begin(self.life, Call::Len, &[&self.path], |_| None)?;
         Ok(machine.inode(self.inode).cache.len)
+    }
+
+    fn map(&self, position: u64, len: usize) -> io::Result<Mapped> {
+        let mut bytes = vec![0; len];
+        self.read_exact_at(&mut bytes, position)?;
+        Ok(Box::new(bytes))
     }
 }
 

@@ -282,13 +282,13 @@ mod tests {
         disk.set_capacity(Some(3 * PAGE as u64));
         let (a, b) = (create(&disk, "a"), create(&disk, "b"));
         a.write_zeros_at(0, 2 * PAGE as u64).unwrap();
-        assert_eq!(disk.vfs().free_bytes().unwrap(), PAGE as u64);
+        assert_eq!(disk.vfs().space().unwrap().free, PAGE as u64);
         assert_eq!(kind(b.write_all_at(&[1; 2 * PAGE], 0)), io::ErrorKind::StorageFull);
         assert_eq!(b.len().unwrap(), PAGE as u64, "what fits is written");
         a.write_all_at(&[1; 2 * PAGE], 0).unwrap();
         assert_eq!(kind(a.write_all_at(&[1], 2 * PAGE as u64)), io::ErrorKind::StorageFull);
         disk.vfs().unlink(&path("b")).unwrap();
-        assert_eq!(disk.vfs().free_bytes().unwrap(), 0, "it is open");
+        assert_eq!(disk.vfs().space().unwrap().free, 0, "it is open");
         drop(b);
         a.write_all_at(&[1], 2 * PAGE as u64).unwrap();
     }

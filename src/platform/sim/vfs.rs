@@ -13,7 +13,7 @@ use super::{
     machine::{Action, Machine},
     names::{Change, Names, Node, directory, file, parent, vacant},
 };
-use crate::platform::{File, Open, RelPath, Vfs};
+use crate::platform::{File, Open, RelPath, Space, Vfs};
 
 impl SimDisk {
     /// The names on it, until the next power cut or kill.
@@ -138,11 +138,12 @@ impl Vfs for SimVfs {
         Ok(Box::new(SimLock { disk: self.disk.clone(), life: self.life, inode }))
     }
 
-    fn free_bytes(&self) -> io::Result<u64> {
+    fn space(&self) -> io::Result<Space> {
         let mut machine = self.disk.machine();
         machine.begin(self.life, Call::FreeBytes, &[""], |_| None)?;
         // Without a limit: plenty, but far from where sums overflow.
-        Ok(machine.capacity.map_or(1 << 50, |capacity| capacity.saturating_sub(machine.used())))
+        let total = machine.capacity.unwrap_or(1 << 50);
+        Ok(Space { free: total.saturating_sub(machine.used()), total })
     }
 
     fn location(&self) -> PathBuf {

@@ -1,0 +1,139 @@
+//! Compression of blocks: never of single records, which do not compress.
+//!
+//! What it deliberately does not do: choose. The caller says which codec; a block that does not get
+//! smaller is stored as it is.
+
+use super::Damage;
+
+/// How a block's payload is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Codec {
+    /// As it is.
+    None,
+    /// LZ4 block format.
+    Lz4,
+    /// One zstd frame.
+    #[default]
+    Zstd,
+}
+
+/// Level of zstd: of 1 to 9, the one after which runs of JSON chunks hardly get smaller.
+const ZSTD_LEVEL: i32 = 3;
+
+impl Codec {
+    /// Number on disk.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Lz4 => 1,
+            Self::Zstd => 2,
+        }
+    }
+
+    /// Codec with this number.
+    ///
+    /// # Errors
+    /// [`Damage::Unknown`].
+    pub fn from_number(number: u8) -> Result<Self, Damage> {
+        match number {
+            0 => Ok(Self::None),
+            1 => Ok(Self::Lz4),
+            2 => Ok(Self::Zstd),
+            _ => Err(Damage::Unknown { what: "codec", found: u64::from(number) }),
+        }
+    }
+}
+
+/// Compresses blocks one after the other; keeps what the codec needs between them.
+pub struct Compressor {
+    codec: Codec,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compressor").field("codec", &self.codec).finish()
+    }
+}
+
+impl Compressor {
+    /// A compressor. Without memory for zstd's tables it stores blocks as they are.
+    pub fn new(codec: Codec) -> Self {
+        let zstd = match codec {
+            Codec::Zstd => zstd::bulk::Compressor::new(ZSTD_LEVEL).ok(),
+            Codec::None | Codec::Lz4 => None,
+        };
+        Self { codec, zstd }
+    }
+
+    /// Compresses `raw`; `None` and the bytes as they are if that does not make them smaller.
+    pub fn compress<'a>(&mut self, raw: &'a [u8], out: &'a mut Vec<u8>) -> (Codec, &'a [u8]) {
+        out.clear();
+        let done = match self.codec {
+            Codec::None => false,
+            Codec::Lz4 => {
+                out.resize(lz4_flex::block::get_maximum_output_size(raw.len()), 0);
+                let len = lz4_flex::block::compress_into(raw, out);
+                len.map(|len| out.truncate(len)).is_ok()
+            }
+            Codec::Zstd => self.zstd.as_mut().is_some_and(|zstd| {
+                out.reserve(zstd::zstd_safe::compress_bound(raw.len()));
+                zstd.compress_to_buffer(raw, out).is_ok()
+            }),
+        };
+        match done && out.len() < raw.len() {
+            true => (self.codec, out),
+            false => (Codec::None, raw),
+        }
+    }
+}
+
+/// Takes the compression off a payload whose CRC holds. `raw_len` was checked against a limit by
+/// the caller.
+///
+/// # Errors
+/// [`Damage::ContentCrc`] if the bytes are not what the codec made of `raw_len` bytes.
+pub fn decompress(codec: Codec, stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Damage> {
+    let raw = match codec {
+        Codec::None => Ok(stored.to_vec()),
+        Codec::Lz4 => lz4_flex::block::decompress(stored, raw_len).map_err(drop),
+        Codec::Zstd => zstd::bulk::decompress(stored, raw_len).map_err(drop),
+    };
+    match raw {
+        Ok(raw) if raw.len() == raw_len => Ok(raw),
+        _ => Err(Damage::ContentCrc),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CODECS: [Codec; 3] = [Codec::None, Codec::Lz4, Codec::Zstd];
+
+    #[test]
+    fn what_was_compressed_comes_back() {
+        let text = b"the same words, the same words, ".repeat(300);
+        let noise: Vec<u8> = (0..5_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        for raw in [&text[..], &noise, b"x", b""] {
+            for codec in CODECS {
+                let mut out = Vec::new();
+                let (used, stored) = Compressor::new(codec).compress(raw, &mut out);
+                assert!(stored.len() <= raw.len());
+                assert_eq!(decompress(used, stored, raw.len()).as_deref(), Ok(raw));
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_length_is_damage() {
+        let raw = b"abcabcabcabcabcabcabcabcabcabcabcabcabcabc".repeat(4);
+        for codec in CODECS {
+            let mut out = Vec::new();
+            let (used, stored) = Compressor::new(codec).compress(&raw, &mut out);
+            assert_eq!(decompress(used, stored, raw.len() + 1), Err(Damage::ContentCrc));
+            assert_eq!(decompress(used, stored, raw.len() - 1), Err(Damage::ContentCrc));
+        }
+        assert_eq!(Codec::from_number(3), Err(Damage::Unknown { what: "codec", found: 3 }));
+    }
+}

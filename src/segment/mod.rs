@@ -1,0 +1,23 @@
+//! Packs: the permanent home of frames, immutable files of compressed blocks.
+//!
+//! A [`PackWriter`] makes a pack and reads it back before anybody may rely on it; a [`Pack`] is one
+//! that is alive; [`Packs`] are all of them, and the only answer to where a run's earlier frames
+//! are; [`Blocks`] keeps blocks that were read.
+//!
+//! Every CRC between disk and caller is checked on load: that of the block, and of each frame in
+//! it. Damage costs exactly the range it hits.
+//!
+//! What it deliberately does not do: decide what is written, or when a pack is dropped; know what a
+//! run's state holds.
+
+mod blocks;
+mod pack;
+mod packs;
+mod part;
+mod writer;
+
+pub use blocks::Blocks;
+pub use pack::{Pack, Segment};
+pub use packs::{Packs, Shelf};
+pub use part::PartFrames;
+pub use writer::{NewSegment, PackWriter};

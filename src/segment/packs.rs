@@ -1,0 +1,96 @@
+//! All packs that are alive: the one answer to where a run's earlier frames are.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::RwLock;
+
+use super::pack::{Pack, Segment};
+use crate::{error::Error, record::RunNo};
+
+/// The packs that are alive. Readers take the shelf as it is at one moment.
+#[derive(Default)]
+pub struct Packs {
+    shelf: RwLock<Arc<Shelf>>,
+}
+
+/// Packs by number, at one moment.
+#[derive(Clone, Default)]
+pub struct Shelf {
+    packs: BTreeMap<u64, Arc<Pack>>,
+    /// Packs that the manifest lists and that cannot be opened, and why.
+    lost: BTreeMap<u64, Error>,
+}
+
+impl Packs {
+    /// The packs of this moment.
+    pub fn shelf(&self) -> Arc<Shelf> {
+        self.shelf.read().clone()
+    }
+
+    /// Adds packs and takes others away, at once.
+    pub fn replace(&self, added: impl IntoIterator<Item = Pack>, dropped: &[u64]) {
+        let mut shelf = self.shelf.write();
+        let mut next = Shelf::clone(&shelf);
+        for number in dropped {
+            next.packs.remove(number);
+            next.lost.remove(number);
+        }
+        next.packs.extend(added.into_iter().map(|pack| (pack.number(), Arc::new(pack))));
+        *shelf = Arc::new(next);
+    }
+
+    /// Notes that a pack cannot be opened.
+    pub fn lose(&self, number: u64, error: Error) {
+        let mut shelf = self.shelf.write();
+        let mut next = Shelf::clone(&shelf);
+        next.lost.insert(number, error);
+        *shelf = Arc::new(next);
+    }
+}
+
+impl Shelf {
+    /// The packs, oldest first.
+    pub fn packs(&self) -> impl DoubleEndedIterator<Item = &Arc<Pack>> {
+        self.packs.values()
+    }
+
+    /// Why packs cannot be opened, by number.
+    pub fn lost(&self) -> &BTreeMap<u64, Error> {
+        &self.lost
+    }
+
+    /// All segments under a name's hash, whichever runs they belong to, in no particular order.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] of a pack whose directory cannot be read: what it holds is not known, so
+    /// that nothing can be said to be absent.
+    pub fn named(&self, name_hash: u64) -> Result<Vec<Segment>, Error> {
+        let mut found = Vec::new();
+        for pack in self.packs.values() {
+            let entries = pack.entries_of(name_hash)?;
+            found.extend(entries.into_iter().map(|entry| Segment { pack: pack.clone(), entry }));
+        }
+        Ok(found)
+    }
+
+    /// The segments of a run in run order: those that count.
+    ///
+    /// # Errors
+    /// As [`named`](Self::named).
+    pub fn segments_of(&self, name_hash: u64, run_no: RunNo) -> Result<Vec<Segment>, Error> {
+        let mut segments = self.named(name_hash)?;
+        segments.retain(|segment| segment.entry.head.run_no == run_no);
+        segments.sort_by_key(|segment| segment.entry.head.flushed);
+        let first = segments.iter().rposition(|segment| segment.entry.head.is_first);
+        segments.drain(..first.unwrap_or(0));
+        Ok(segments)
+    }
+
+    /// The error of a pack that is lost, if there is one: what is not found elsewhere may be in it.
+    ///
+    /// # Errors
+    /// That of the first lost pack.
+    pub fn check_complete(&self) -> Result<(), Error> {
+        self.lost.values().next().map_or(Ok(()), |error| Err(error.clone()))
+    }
+}

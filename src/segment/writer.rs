@@ -1,0 +1,309 @@
+//! Writes a pack: segments in, one verified file out.
+
+use std::{io, sync::Arc};
+
+use bytes::Bytes;
+
+use super::pack::Pack;
+use crate::{
+    error::Error,
+    format::{
+        PAGE_BYTES,
+        compress::{Codec, Compressor},
+        file_name,
+        frame::{Chain, Frame},
+        manifest::ListedPack,
+        pack::{
+            self, BlockPlace, Described, Entry, FIRST_BLOCK_AT, PackFooter, PackHeader,
+        },
+        segment::{self, Part, PartStream, SegmentHead, SegmentTail},
+        wire,
+    },
+    platform::{File, Open, Vfs},
+    record::RunUid,
+};
+
+/// Raw bytes after which a block is closed.
+const BLOCK_BYTES: usize = 64 << 10;
+/// Bytes that are gathered before they are written.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// A segment to be written.
+pub struct NewSegment<'a> {
+    /// What the directory will say; its `first_seq`, `end_seq` and `raw_bytes` are those of the
+    /// frames.
+    pub head: SegmentHead,
+    /// Identity of the run.
+    pub run_uid: RunUid,
+    /// Chain of the last frame with records before the segment.
+    pub records_chain: Chain,
+    /// The frames, in run order.
+    pub frames: &'a [Frame],
+    /// The run's state behind them.
+    pub state: Bytes,
+}
+
+/// Writes one pack.
+pub struct PackWriter {
+    file: Arc<dyn File>,
+    header: PackHeader,
+    compressor: Compressor,
+    /// The block that is being filled.
+    raw: Vec<u8>,
+    described: Vec<Described>,
+    /// Entries whose description is in the block that is being filled.
+    open_entries: usize,
+    entries: Vec<Entry>,
+    /// Bytes that are not written yet; they go to `written`.
+    out: Vec<u8>,
+    written: u64,
+    scratch: Vec<u8>,
+    blocks: u32,
+    raw_bytes: u64,
+}
+
+impl PackWriter {
+    /// Begins a pack in a file of `tmp`.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub fn create(vfs: &dyn Vfs, header: PackHeader, codec: Codec) -> io::Result<Self> {
+        let path = file_name::pack_new(header.number);
+        match vfs.unlink(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = vfs.open(&path, Open::CreateNew)?;
+        Ok(Self {
+            file,
+            compressor: Compressor::new(codec),
+            raw: Vec::new(),
+            described: Vec::new(),
+            open_entries: 0,
+            entries: Vec::new(),
+            out: pack::encode_header(&header),
+            written: 0,
+            scratch: Vec::new(),
+            blocks: 0,
+            raw_bytes: 0,
+            header,
+        })
+    }
+
+    /// Number of the pack.
+    pub fn number(&self) -> u64 {
+        self.header.number
+    }
+
+    /// Bytes of the file so far, the block that is being filled not counted.
+    pub fn bytes(&self) -> u64 {
+        self.position()
+    }
+
+    /// Segments so far.
+    pub fn segments(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Adds a segment.
+    ///
+    /// # Errors
+    /// Whatever the operating system says; the pack is then given up.
+    pub fn add(&mut self, new: NewSegment<'_>) -> io::Result<()> {
+        let first = new.frames.first().map_or(new.head.first_seq, |frame| frame.header.first_seq);
+        let mut parts = Vec::new();
+        let mut open: Option<Part> = None;
+        let mut chain = new.records_chain;
+        let (mut raw_bytes, mut end) = (0, first);
+        for frame in new.frames {
+            if BLOCK_BYTES <= self.raw.len() {
+                self.close_part(open.take(), &mut parts);
+                self.write_block(&mut parts)?;
+            }
+            let part = open.get_or_insert_with(|| Part {
+                block: 0,
+                block_len: 0,
+                offset: self.raw.len() as u32,
+                len: 0,
+                count: 0,
+                first_seq: frame.header.first_seq,
+                records_chain: chain,
+                streams: Vec::new(),
+            });
+            note_streams(part, frame);
+            part.count += frame.header.count;
+            self.raw.extend_from_slice(frame.bytes());
+            raw_bytes += frame.bytes().len() as u64;
+            end = frame.next_seq();
+            if 0 < frame.header.count {
+                chain = frame.header.chain;
+            }
+        }
+        self.close_part(open, &mut parts);
+        let head = SegmentHead { first_seq: first, end_seq: end, raw_bytes, ..new.head };
+        self.raw_bytes += raw_bytes;
+        self.describe(head, new.run_uid, parts, new.state)
+    }
+
+    /// Puts the description of a segment behind its frames.
+    fn describe(
+        &mut self,
+        head: SegmentHead,
+        run_uid: RunUid,
+        mut parts: Vec<Part>,
+        state: Bytes,
+    ) -> io::Result<()> {
+        let streams: usize = parts.iter().map(|part| part.streams.len()).sum();
+        let expected = state.len() + parts.len() * 48 + streams * 16;
+        if BLOCK_BYTES < expected && !self.raw.is_empty() {
+            self.write_block(&mut parts)?;
+        }
+        let offset = self.raw.len();
+        segment::encode(&SegmentTail { head, run_uid, parts, state }, &mut self.raw);
+        let len = (self.raw.len() - offset) as u32;
+        let offset = offset as u32;
+        self.described.push((offset, len));
+        self.entries.push(Entry { head, block: self.position(), block_len: 0, offset, len });
+        self.open_entries += 1;
+        if BLOCK_BYTES <= self.raw.len() {
+            self.write_block(&mut [])?;
+        }
+        Ok(())
+    }
+
+    fn close_part(&self, open: Option<Part>, parts: &mut Vec<Part>) {
+        let Some(mut part) = open else { return };
+        part.len = self.raw.len() as u32 - part.offset;
+        parts.push(part);
+    }
+
+    /// Ends the block that is being filled. `parts` are those of the segment that is being added;
+    /// they learn where they are.
+    fn write_block(&mut self, parts: &mut [Part]) -> io::Result<()> {
+        if self.raw.is_empty() {
+            return Ok(());
+        }
+        pack::put_described(&mut self.raw, &self.described);
+        let position = self.position();
+        let PackHeader { salt, number, .. } = self.header;
+        let place = BlockPlace { salt, number, position };
+        let Self { raw, compressor, scratch, out, .. } = self;
+        let block_len = pack::encode_block(&place, raw, compressor, scratch, out);
+        for part in parts.iter_mut().rev().take_while(|part| part.block == 0) {
+            (part.block, part.block_len) = (position, block_len);
+        }
+        let known = self.entries.len() - self.open_entries;
+        self.entries[known..].iter_mut().for_each(|entry| entry.block_len = block_len);
+        self.open_entries = 0;
+        self.raw.clear();
+        self.described.clear();
+        self.blocks += 1;
+        if WRITE_BYTES <= self.out.len() {
+            self.write_out()?;
+        }
+        Ok(())
+    }
+
+    /// Where the next block will stand.
+    fn position(&self) -> u64 {
+        self.written + self.out.len() as u64
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        self.file.write_all_at(&self.out, self.written)?;
+        self.written += self.out.len() as u64;
+        self.out.clear();
+        Ok(())
+    }
+
+    /// Ends the pack: directory, bloom filter, footer; then makes it durable, reads all of it back
+    /// from the disk, and gives it its name, durably. The manifest does not list it yet.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if what comes back is not what was written, [`Error::Io`]. The pack is
+    /// then given up, and its file is left in `tmp`.
+    pub fn finish(mut self, vfs: &dyn Vfs) -> Result<(Pack, u64), Error> {
+        let listed = self.seal().map_err(|error| write_error(self.number(), error))?;
+        let (number, counter) = (self.number(), self.run_counter());
+        let path = file_name::pack(number);
+        self.file.drop_cache().map_err(|error| write_error(number, error))?;
+        vfs.rename(&file_name::pack_new(number), &path)
+            .map_err(|error| write_error(number, error))?;
+        let pack = Pack::open(vfs, listed, self.header.store_uuid)?;
+        pack.verify()?;
+        vfs.sync_dir(&path.parent()).map_err(|error| write_error(number, error))?;
+        Ok((pack, counter))
+    }
+
+    fn seal(&mut self) -> io::Result<ListedPack> {
+        self.write_block(&mut [])?;
+        let padded = self.position().next_multiple_of(PAGE_BYTES as u64);
+        self.out.resize(self.out.len() + (padded - self.position()) as usize, 0);
+        let index_at = self.position();
+        self.entries.sort_by_key(Entry::key);
+        let mut directory = Vec::with_capacity(self.entries.len() * pack::ENTRY_BYTES);
+        self.entries.iter().for_each(|entry| pack::encode_entry(entry, &mut directory));
+        let bloom = pack::encode_bloom(self.entries.iter().map(|entry| entry.head.name_hash));
+        let mut footer = PackFooter {
+            number: self.header.number,
+            store_uuid: self.header.store_uuid,
+            salt: self.header.salt,
+            index_at,
+            segments: self.entries.len() as u32,
+            buckets: (bloom.len() / pack::BUCKET_BYTES) as u32,
+            directory_crc: 0,
+            bloom_crc: 0,
+            blocks: self.blocks,
+            raw_bytes: self.raw_bytes,
+            flushed_block: self.flushed_block(),
+            run_counter: self.run_counter(),
+        };
+        footer.directory_crc = footer.crc(&directory);
+        footer.bloom_crc = footer.crc(&bloom);
+        let end = self.out.len() + footer.index_bytes();
+        self.out.extend_from_slice(&directory);
+        self.out.extend_from_slice(&bloom);
+        self.out.resize(end, 0);
+        self.out.extend_from_slice(&pack::encode_footer(&footer));
+        self.write_out()?;
+        self.file.sync_all()?;
+        Ok(ListedPack {
+            number: self.header.number,
+            kind: self.header.kind,
+            bytes: self.written,
+            segments: footer.segments,
+            raw_bytes: footer.raw_bytes,
+            flushed_block: footer.flushed_block,
+            created_ms: self.header.created_ms,
+        })
+    }
+
+    fn flushed_block(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.head.flushed.block_no).max().unwrap_or(0)
+    }
+
+    fn run_counter(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.head.run_no.counter() + 1).max().unwrap_or(0)
+    }
+}
+
+const _: () = assert!(FIRST_BLOCK_AT == PAGE_BYTES as u64, "the header page comes first");
+
+/// Counts the records of a frame to their streams.
+fn note_streams(part: &mut Part, frame: &Frame) {
+    for record in wire::skim_all(frame.records_slice()).map_while(Result::ok) {
+        match part.streams.iter_mut().rev().find(|known| known.stream == record.stream) {
+            Some(known) => known.count += 1,
+            None => part.streams.push(PartStream {
+                stream: record.stream,
+                first_index: record.index,
+                count: 1,
+            }),
+        }
+    }
+}
+
+fn write_error(number: u64, source: io::Error) -> Error {
+    let operation = format!("write {}", file_name::pack_new(number));
+    Error::Io { operation: operation.into(), source: Arc::new(source) }
+}
