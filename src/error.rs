@@ -25,6 +25,12 @@ pub enum Error {
     /// The disk is full. Free something and repeat.
     #[error("the disk is full: free space and repeat")]
     DiskFull,
+    /// More is being appended than can be copied out of the journal. Nothing was applied; repeat.
+    #[error("busy: repeat in {retry_after_ms} ms")]
+    Busy {
+        /// When to repeat.
+        retry_after_ms: u64,
+    },
     /// The store is closing. Repeat elsewhere, or when it is back.
     #[error("the store is shutting down: repeat when it is back")]
     ShuttingDown,

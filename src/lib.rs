@@ -87,7 +87,8 @@ pub mod segment;
 #[doc(inline)]
 pub use crate::{
     core::{
-        Append, Appended, Close, CloseStream, Create, NewRecord, Producer, Refusal, StreamEnd, Trim,
+        Append, Appended, AtLimit, Close, CloseStream, Create, Delete, Deleted, NewRecord,
+        Producer, Refusal, Retention, StreamEnd, Trim,
     },
     engine::{
         Bounds, ClosedRun, CreatedRun, End, Gap, IfAbsent, ListRuns, Options, Page, Query, Records,
@@ -95,7 +96,7 @@ pub use crate::{
         Tail, TailItem, Ticket,
     },
     error::{Corruption, Error, OpenError},
-    format::cursor::Cursor,
+    format::{compress::Codec, cursor::Cursor},
     proto::{Header, Outcome, Record, RunError},
     record::{Index, RunUid, Seq, StreamNo},
 };

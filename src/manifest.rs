@@ -79,7 +79,8 @@ impl LiveSet {
 
     /// The edits that make this set from nothing.
     fn snapshot(&self) -> Vec<Edit> {
-        let mut edits = vec![Edit::JournalLow(self.journal_low), Edit::RunCounter(self.run_counter)];
+        let mut edits =
+            vec![Edit::JournalLow(self.journal_low), Edit::RunCounter(self.run_counter)];
         edits.extend(self.slots.iter().copied().map(Edit::SlotUse));
         for (&number, pack) in &self.packs {
             edits.push(Edit::PackAdded(pack.listed));

@@ -19,6 +19,12 @@ pub const FRAME_BYTES_MAX: usize = 4 << 20;
 pub const BLOCK_PAYLOAD_MAX: usize = 8 << 20;
 /// Bytes of a run id or task, at most.
 pub const RUN_ID_BYTES_MAX: usize = 512;
+/// Tags of one run, at most.
+pub const TAGS_PER_RUN_MAX: usize = 10;
+/// Bytes of a tag, at most.
+pub const TAG_BYTES_MAX: usize = 128;
+/// Bytes of the name of a batch, at most.
+pub const BATCH_BYTES_MAX: usize = 128;
 /// Bytes of a stream name, at most.
 pub const STREAM_NAME_BYTES_MAX: usize = 512;
 /// Bytes of a producer id or of a record's own id, at most.
@@ -51,6 +57,13 @@ const _: () = assert!(RECORD_BYTES_MAX <= APPEND_BYTES_MAX, "one record fits one
 const _: () = assert!(
     APPEND_BYTES_MAX + APPEND_RECORDS_MAX * RECORD_OVERHEAD_MAX + (64 << 10) <= FRAME_BYTES_MAX,
     "every append fits one frame"
+);
+/// Bytes of a run's names and labels, at most: namespace, run id, task, tags, batch.
+const LABEL_BYTES_MAX: usize =
+    3 * RUN_ID_BYTES_MAX + TAGS_PER_RUN_MAX * TAG_BYTES_MAX + BATCH_BYTES_MAX;
+const _: () = assert!(
+    LIST_ROWS_MAX * (LABEL_BYTES_MAX + 512) <= FRAME_BYTES_MAX,
+    "every page of a listing fits one answer, as every append does"
 );
 const _: () = assert!(FRAME_BYTES_MAX <= BLOCK_PAYLOAD_MAX, "every frame fits one block");
 
@@ -160,16 +173,21 @@ impl fmt::Display for RunNo {
     }
 }
 
-/// Partition of a run: fixed by its name, for the life of the store.
+/// Hash of a run's name: XXH3-64 with its default seed over namespace, a zero byte, and run id.
 ///
-/// XXH3-64 with its default seed over namespace, a zero byte, and run id; both are UTF-8 without
-/// control characters, so the zero byte separates them.
-pub fn vshard_of(namespace: &str, run_id: &str) -> u64 {
+/// Both are UTF-8 without control characters, so the zero byte separates them. It is on disk:
+/// it never changes.
+pub fn name_hash(namespace: &str, run_id: &str) -> u64 {
     let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
     hasher.update(namespace.as_bytes());
     hasher.update(&[0]);
     hasher.update(run_id.as_bytes());
-    hasher.digest() % VSHARDS
+    hasher.digest()
+}
+
+/// Partition of a run: fixed by its name, for the life of the store.
+pub fn vshard_of(namespace: &str, run_id: &str) -> u64 {
+    name_hash(namespace, run_id) % VSHARDS
 }
 
 /// Why a name was refused.
@@ -243,5 +261,8 @@ mod tests {
     fn vshards_are_fixed_for_the_life_of_a_store() {
         assert_eq!(vshard_of("default", "run_1"), vshard_of("default", "run_1"));
         assert_ne!(vshard_of("a", "bc"), vshard_of("ab", "c"));
+        let hash = xxhash_rust::xxh3::xxh3_64(b"default\0run_1");
+        assert_eq!(name_hash("default", "run_1"), hash);
+        assert_eq!(vshard_of("default", "run_1"), hash % VSHARDS);
     }
 }

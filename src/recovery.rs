@@ -14,45 +14,68 @@
 //! What it deliberately does not do: repair. Torn is cut, corrupt is refused.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
     io,
 };
 
+use prost::Message;
+
 use crate::{
     core::{Facts, RunState},
-    error::{Corruption, OpenError},
+    error::{Corruption, Error, OpenError},
     format::{
         Damage, PAGE_BYTES,
-        block::{Block, BlockHeader, FLAG_CLEAN, FLAG_RECOVERED},
+        block::{BLOCK_HEADER_BYTES, BlockHeader, FLAG_CLEAN, FLAG_RECOVERED},
         file_name,
-        frame::{Chain, Frame},
+        frame::{Chain, FLAG_FIRST, Frame},
         identity::StoreIdentity,
         manifest::{Edit, ListedSlot},
+        segment::JournalPoint,
         slot::{FIRST_BLOCK_AT, SlotHeader, SlotKind},
     },
     journal::{
-        BlockWriter, FrameAt, MaskedBlock, prepare,
+        BlockPlace, BlockWriter, FrameAt, MaskedBlock, prepare,
         scan::{BlockAt, Ended, Next, SlotImage, read_from_disk},
     },
     manifest::{self, LiveSet, Manifest, ManifestPlan},
     platform::{Platform, RelPath},
+    proto::storage::v1::RunSnapshot,
     record::{RunNo, Seq},
+    segment::{Blocks, Pack, Packs, Segment},
 };
+
+/// Bytes of blocks that recovery keeps while it looks for the states of runs.
+const BLOCKS_BYTES_MAX: usize = 64 << 20;
 
 /// What a data directory holds, and what opening it would do.
 pub struct Plan {
     identity: Option<StoreIdentity>,
     manifest: ManifestPlan,
+    packs: Packs,
+    blocks: Blocks,
+    /// Where runs are that have frames both in packs and, maybe, in the journal.
+    places: HashMap<RunNo, Place>,
+    /// States at the end of the segments of runs that go on in the journal.
+    resting: HashMap<RunNo, RunState>,
     runs: BTreeMap<RunNo, RecoveredRun>,
     masked: Vec<MaskedBlock>,
-    doubtful: Vec<Block>,
+    doubtful: Vec<BlockAt>,
     next: Next,
     durable_block_no: u64,
     clock_ms: u64,
     file_seq_next: u64,
-    slot_free: u32,
+    slots_unlisted: Vec<u32>,
+    pack_next: u64,
     leftovers: Vec<RelPath>,
     summary: Summary,
+}
+
+/// The newest segment of a run among the packs that overlap with the journal.
+#[derive(Clone, Copy)]
+struct Place {
+    flushed: JournalPoint,
+    pack: u64,
+    entry: u32,
 }
 
 /// What a plan found, in numbers.
@@ -62,19 +85,25 @@ pub struct Summary {
     pub blocks: u64,
     /// Frames in them.
     pub frames: u64,
-    /// Runs they belong to.
+    /// Runs with frames that are in no pack yet.
     pub runs: u64,
+    /// Packs.
+    pub packs: u64,
+    /// Packs that cannot be opened: what is in them is lost.
+    pub packs_lost: u64,
     /// Whether the newest block had been torn by a crash, and was cut.
     pub torn: bool,
     /// Whether the store had been shut down in order.
     pub clean: bool,
 }
 
-/// A run, as its frames in the journal tell.
+/// A run with frames that are in no segment yet.
 pub struct RecoveredRun {
+    /// Its state at the end of its last segment, if it has one.
+    pub before: Option<RunState>,
     /// Its state.
     pub state: RunState,
-    /// Its frames, in run order.
+    /// Its frames behind the last segment, in run order.
     pub frames: Vec<RecoveredFrame>,
 }
 
@@ -83,6 +112,8 @@ pub struct RecoveredRun {
 pub struct RecoveredFrame {
     /// Where it is.
     pub at: FrameAt,
+    /// The place in the journal behind it.
+    pub end: JournalPoint,
     /// Seq of its first record, or the run's tail.
     pub first_seq: Seq,
     /// Number of its records.
@@ -105,11 +136,15 @@ pub struct Recovered {
     pub manifest: Manifest,
     /// Writes the journal's next block.
     pub writer: BlockWriter,
-    /// The slot it writes to.
-    pub slot: u32,
-    /// Number of the next use of a slot or manifest.
+    /// Number of the next use of a slot.
     pub file_seq_next: u64,
-    /// All runs.
+    /// Files of slots that are not part of the journal.
+    pub slots_unlisted: Vec<u32>,
+    /// The packs.
+    pub packs: Packs,
+    /// Number of the next pack.
+    pub pack_next: u64,
+    /// The runs with frames that are in no segment yet.
     pub runs: BTreeMap<RunNo, RecoveredRun>,
     /// Blocks of the journal that are masked.
     pub masked: Vec<MaskedBlock>,
@@ -153,6 +188,7 @@ pub fn plan(platform: &Platform) -> Result<Plan, OpenError> {
     let manifest = manifest::plan(platform, identity.store_uuid)?;
     let is_fresh = manifest.is_none();
     let mut plan = Plan::new(Some(identity), manifest.unwrap_or_else(fresh_manifest));
+    plan.open_packs(platform, identity.store_uuid)?;
     plan.scan_journal(platform, identity.store_uuid)?;
     plan.check_unlisted(platform, identity.store_uuid, is_fresh)?;
     plan.find_leftovers(platform, &names)?;
@@ -183,7 +219,7 @@ fn check_empty(platform: &Platform, names: &[String]) -> Result<(), OpenError> {
     if names.iter().any(lost) {
         return Err(corruption(&file_name::store(), 0, Damage::Missing).into());
     }
-    let ours = ["LOCK", "journal", "tmp", "lost+found"];
+    let ours = ["LOCK", "journal", "packs", "tmp", "index", "lost+found"];
     match names.iter().find(|name| !ours.contains(&name.as_str())) {
         Some(name) => Err(OpenError::NotAStore {
             location: platform.vfs.location().display().to_string(),
@@ -202,6 +238,10 @@ impl Plan {
         Self {
             identity,
             manifest,
+            packs: Packs::default(),
+            blocks: Blocks::new(BLOCKS_BYTES_MAX),
+            places: HashMap::new(),
+            resting: HashMap::new(),
             runs: BTreeMap::new(),
             masked: Vec::new(),
             doubtful: Vec::new(),
@@ -209,9 +249,62 @@ impl Plan {
             durable_block_no: 0,
             clock_ms: 0,
             file_seq_next: 0,
-            slot_free: 0,
+            slots_unlisted: Vec::new(),
+            pack_next: 0,
             leftovers: Vec::new(),
             summary: Summary::default(),
+        }
+    }
+
+    /// Opens the packs that the manifest lists. One that cannot be opened is lost (row 21): the
+    /// store starts, and says so to whoever asks for what may be in it.
+    fn open_packs(&mut self, platform: &Platform, store_uuid: [u8; 16]) -> Result<(), OpenError> {
+        let low = self.manifest.live.journal_low;
+        let mut opened = Vec::new();
+        for (&number, pack) in &self.manifest.live.packs {
+            match Pack::open(&*platform.vfs, pack.listed, store_uuid) {
+                Ok(pack) => opened.push(pack),
+                Err(error @ Error::Corrupt(_)) => {
+                    tracing::error!(%error, "a pack is lost");
+                    self.packs.lose(number, error);
+                    self.summary.packs_lost += 1;
+                }
+                Err(Error::Io { source, .. }) => {
+                    let source = io::Error::new(source.kind(), source.to_string());
+                    return Err(source.into());
+                }
+                Err(other) => unreachable!("opening a pack says {other}"),
+            }
+        }
+        self.summary.packs = opened.len() as u64;
+        self.packs.replace(opened, &[]);
+        for pack in self.packs.shelf().packs() {
+            if low <= pack.listed().flushed_block {
+                self.note_places(pack);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes which of the journal's frames are in a pack.
+    fn note_places(&mut self, pack: &Pack) {
+        let entries = match pack.entries() {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::error!(%error, "a pack is lost");
+                self.packs.lose(pack.number(), error);
+                self.summary.packs_lost += 1;
+                return;
+            }
+        };
+        for (n, entry) in entries.enumerate() {
+            let Ok(entry) = entry else { continue };
+            let (run_no, flushed) = (entry.head.run_no, entry.head.flushed);
+            let place = Place { flushed, pack: pack.number(), entry: n as u32 };
+            let known = self.places.entry(run_no).or_insert(place);
+            if known.flushed < flushed {
+                *known = place;
+            }
         }
     }
 
@@ -237,8 +330,9 @@ impl Plan {
             self.file_seq_next = self.file_seq_next.max(listed.file_seq + 1);
             // A slot is listed only after everything before its first block is durable.
             self.durable_block_no = self.durable_block_no.max(header.first_block_no);
+            self.fetch_states(&image, &header, next)?;
             let ended = image
-                .scan(&header, &mut next, next_slot_first, |at| self.replay(listed.slot, at))?;
+                .scan(&header, &mut next, next_slot_first, |at| self.replay(listed.file_seq, at))?;
             self.next = next;
             if let Ended::EndOfLog { torn, .. } = ended {
                 self.summary.torn = torn;
@@ -246,9 +340,70 @@ impl Plan {
             }
         }
         let durable = self.durable_block_no;
-        self.doubtful.retain(|block| durable <= block.header.block_no);
+        self.doubtful.retain(|at| durable <= at.block.header.block_no);
         self.summary.runs = self.runs.len() as u64;
         Ok(())
+    }
+
+    /// Reads the states of runs that have segments and go on in this slot, in the order in which
+    /// they stand in packs, so that a block with the states of many runs is read once.
+    fn fetch_states(
+        &mut self,
+        image: &SlotImage,
+        header: &SlotHeader,
+        mut next: Next,
+    ) -> Result<(), OpenError> {
+        let mut wanted = Vec::new();
+        let mut seen = BTreeSet::new();
+        // Whatever is wrong with the slot is found, and told, when its frames are replayed.
+        let _ = image.scan(header, &mut next, None, |at| {
+            for (frame, end) in frames_of(&at).map_while(Result::ok) {
+                if self.has_segment(&frame, end) && seen.insert(frame.header.run_no) {
+                    wanted.extend(self.last_segment(&frame));
+                }
+            }
+            Ok(())
+        });
+        wanted.sort_by_key(|segment| (segment.pack.number(), segment.entry.block));
+        for segment in wanted {
+            match read_state(&segment, &self.blocks) {
+                Ok(state) => {
+                    self.resting.insert(segment.entry.head.run_no, state);
+                }
+                Err(error @ Error::Corrupt(_)) => tracing::error!(%error, "a run is lost"),
+                Err(error) => return Err(io::Error::other(error.to_string()).into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a frame belongs to a run that has a segment, is not in one itself, and whose state
+    /// is not known yet.
+    fn has_segment(&self, frame: &Frame, end: JournalPoint) -> bool {
+        let run_no = frame.header.run_no;
+        frame.header.flags & FLAG_FIRST == 0
+            && !self.is_flushed(run_no, end)
+            && !self.runs.contains_key(&run_no)
+            && !self.resting.contains_key(&run_no)
+    }
+
+    /// Whether a frame is in a segment.
+    fn is_flushed(&self, run_no: RunNo, end: JournalPoint) -> bool {
+        end.block_no < self.manifest.live.journal_low
+            || self.places.get(&run_no).is_some_and(|place| end <= place.flushed)
+    }
+
+    /// The last segment of the run that a frame belongs to.
+    fn last_segment(&self, frame: &Frame) -> Option<Segment> {
+        let run_no = frame.header.run_no;
+        let shelf = self.packs.shelf();
+        if let Some(place) = self.places.get(&run_no) {
+            let pack = shelf.pack(place.pack)?;
+            let entry = pack.entry_at(place.entry as usize).ok()?;
+            return Some(Segment { pack: pack.clone(), entry });
+        }
+        let home = frame.effects().ok()?.home?;
+        shelf.segments_of(home, run_no).ok()?.pop()
     }
 
     /// What the first block of a slot must be.
@@ -267,22 +422,21 @@ impl Plan {
     }
 
     /// Takes a block in: row 9 of the table.
-    fn replay(&mut self, slot: u32, at: BlockAt) -> Result<(), Damage> {
-        let BlockAt { position, block } = at;
-        let header = block.header;
+    fn replay(&mut self, file_seq: u64, at: BlockAt) -> Result<(), Damage> {
+        let header = at.block.header;
         self.summary.blocks += 1;
         self.durable_block_no = self.durable_block_no.max(header.durable_block_no);
         self.clock_ms = self.clock_ms.max(header.clock_ms);
         if header.mask != 0 {
-            self.masked.push(MaskedBlock { slot, position, header });
+            self.masked.push(MaskedBlock { position: at.position as u32, header });
         }
-        let mut frame_at = position + crate::format::block::BLOCK_HEADER_BYTES as u64;
+        let mut position = at.position as u32 + BLOCK_HEADER_BYTES as u32;
         let mut frames = 0;
-        for frame in Frame::split(block.payload.clone()) {
-            let frame = frame?;
+        for frame in frames_of(&at) {
+            let (frame, end) = frame?;
             let len = frame.bytes().len() as u32;
-            self.replay_frame(&frame, FrameAt { slot, len, position: frame_at })?;
-            frame_at += u64::from(len);
+            self.replay_frame(&frame, FrameAt { file_seq, position, len }, end)?;
+            position += len;
             frames += 1;
         }
         if frames != header.frames {
@@ -292,13 +446,28 @@ impl Plan {
         self.summary.frames += u64::from(frames);
         // Depth 1: only blocks not yet called durable by a later one can be in doubt.
         let durable = self.durable_block_no;
-        self.doubtful.retain(|block| durable <= block.header.block_no);
-        self.doubtful.push(block);
+        self.doubtful.retain(|at| durable <= at.block.header.block_no);
+        self.doubtful.push(at);
         Ok(())
     }
 
-    fn replay_frame(&mut self, frame: &Frame, at: FrameAt) -> Result<(), Damage> {
+    fn replay_frame(
+        &mut self,
+        frame: &Frame,
+        at: FrameAt,
+        end: JournalPoint,
+    ) -> Result<(), Damage> {
         let header = &frame.header;
+        if self.is_flushed(header.run_no, end) {
+            return Ok(());
+        }
+        let is_known = self.runs.contains_key(&header.run_no)
+            || self.resting.contains_key(&header.run_no)
+            || header.flags & FLAG_FIRST != 0;
+        if !is_known && !self.packs.shelf().lost().is_empty() {
+            // Of the run that it belongs to the earlier part is lost, and with it the name.
+            return Ok(());
+        }
         let (run, facts) = match self.runs.entry(header.run_no) {
             Entry::Occupied(run) => {
                 let run = run.into_mut();
@@ -306,12 +475,20 @@ impl Plan {
                 (run, facts)
             }
             Entry::Vacant(free) => {
-                let (state, facts) = RunState::begin(frame)?;
-                (free.insert(RecoveredRun { state, frames: Vec::new() }), facts)
+                let before = self.resting.remove(&header.run_no);
+                let (state, facts) = match before.clone() {
+                    Some(mut state) => {
+                        let facts = state.replay(frame)?;
+                        (state, facts)
+                    }
+                    None => RunState::begin(frame)?,
+                };
+                (free.insert(RecoveredRun { before, state, frames: Vec::new() }), facts)
             }
         };
         run.frames.push(RecoveredFrame {
             at,
+            end,
             first_seq: header.first_seq,
             count: header.count,
             chain: header.chain,
@@ -343,10 +520,7 @@ impl Plan {
             .filter(|&slot| !is_listed(slot))
             .collect();
         slots.sort_unstable();
-        self.slot_free = slots
-            .first()
-            .copied()
-            .unwrap_or_else(|| listed.iter().map(|slot| slot.slot + 1).max().unwrap_or(0));
+        self.slots_unlisted = slots.clone();
         for slot in slots {
             self.check_unlisted_slot(platform, store_uuid, slot, newest_listed)?;
         }
@@ -391,8 +565,51 @@ impl Plan {
             let tmp = platform.vfs.list(&file_name::tmp())?;
             self.leftovers.extend(tmp.iter().map(|name| RelPath::new(format!("tmp/{name}"))));
         }
+        let live = &self.manifest.live.packs;
+        self.pack_next = live.keys().next_back().map_or(0, |number| number + 1);
+        if names.iter().any(|name| *name == file_name::packs().name()) {
+            let files = platform.vfs.list(&file_name::packs())?;
+            for number in files.iter().filter_map(|name| file_name::parse_pack(name)) {
+                self.pack_next = self.pack_next.max(number + 1);
+                if !live.contains_key(&number) {
+                    self.leftovers.push(file_name::pack(number));
+                }
+            }
+        }
         Ok(())
     }
+
+    /// A slot that is not part of the journal, for recovery to begin with.
+    fn slot_free(&self) -> u32 {
+        let listed = self.manifest.live.slots.iter().map(|slot| slot.slot + 1).max();
+        self.slots_unlisted.first().copied().unwrap_or(listed.unwrap_or(0))
+    }
+}
+
+/// The frames of a block, each with the place in the journal behind it.
+fn frames_of(at: &BlockAt) -> impl Iterator<Item = Result<(Frame, JournalPoint), Damage>> {
+    let block_no = at.block.header.block_no;
+    Frame::split(at.block.payload.clone()).enumerate().map(move |(n, frame)| {
+        frame.map(|frame| (frame, JournalPoint { block_no, frame: n as u32 + 1 }))
+    })
+}
+
+/// Reads the state of a run at the end of a segment.
+///
+/// # Errors
+/// [`Error::Corrupt`], [`Error::Io`].
+pub fn read_state(segment: &Segment, blocks: &Blocks) -> Result<RunState, Error> {
+    let tail = segment.tail(blocks)?;
+    let damaged = |damage| segment.damaged(damage);
+    let what = "state of a run";
+    let snapshot =
+        RunSnapshot::decode(tail.state).map_err(|_| damaged(Damage::Message { what }))?;
+    let state = RunState::from_snapshot(snapshot).map_err(damaged)?;
+    if state.run_no != tail.head.run_no || state.tail != tail.head.end_seq {
+        let (found, expected) = (state.tail.0, tail.head.end_seq.0);
+        return Err(damaged(Damage::Misplaced { what, found, expected }));
+    }
+    Ok(state)
 }
 
 /// Row 15.
@@ -435,26 +652,57 @@ pub fn apply(platform: &Platform, plan: Plan, sizes: Sizes) -> Result<Recovered,
         old + 1,
         plan.manifest.live.clone(),
     )?;
-    let writer = begin_slot(platform, &plan, identity, incarnation, sizes)?;
-    let slot = plan.slot_free;
+    let slot = plan.slot_free();
+    let (writer, copies) = begin_slot(platform, &plan, slot, identity, incarnation, sizes)?;
     manifest.commit(&[Edit::SlotUse(ListedSlot {
         slot,
         file_seq: plan.file_seq_next,
         first_block_no: plan.durable_block_no,
     })])?;
     remove_leftovers(platform, plan.leftovers, old)?;
-    Ok(Recovered {
+    let mut recovered = Recovered {
         identity,
         incarnation,
         manifest,
         writer,
-        slot,
         file_seq_next: plan.file_seq_next + 1,
+        slots_unlisted: plan.slots_unlisted.into_iter().filter(|free| *free != slot).collect(),
+        packs: plan.packs,
+        pack_next: plan.pack_next,
         runs: plan.runs,
         masked: plan.masked,
         clock_ms: plan.clock_ms,
         summary: plan.summary,
-    })
+    };
+    recovered.move_to_copies(&copies);
+    Ok(recovered)
+}
+
+/// A block in doubt, and where its copy is.
+struct Copied {
+    position: u64,
+    to: BlockPlace,
+}
+
+impl Recovered {
+    /// From here on frames of copied blocks are read from the copies: the slots that they were
+    /// found in may leave the journal before the copies do.
+    fn move_to_copies(&mut self, copies: &[Copied]) {
+        let Some(first) = copies.first() else { return };
+        let first_no = first.to.header.block_no;
+        let frames = self.runs.values_mut().flat_map(|run| &mut run.frames);
+        for frame in frames.filter(|frame| first_no <= frame.end.block_no) {
+            let copied = &copies[(frame.end.block_no - first_no) as usize];
+            let into = u64::from(frame.at.position) - copied.position;
+            frame.at.position = (copied.to.position + into) as u32;
+            frame.at.file_seq = copied.to.header.file_seq;
+        }
+        for BlockPlace { position, header } in copies.iter().map(|copied| copied.to) {
+            if header.mask != 0 {
+                self.masked.push(MaskedBlock { position: position as u32, header });
+            }
+        }
+    }
 }
 
 fn create_identity(platform: &Platform) -> io::Result<StoreIdentity> {
@@ -470,6 +718,7 @@ fn create_identity(platform: &Platform) -> io::Result<StoreIdentity> {
 /// being durable.
 fn create_folders(platform: &Platform) -> io::Result<()> {
     platform.vfs.create_dir(&file_name::journal())?;
+    platform.vfs.create_dir(&file_name::packs())?;
     platform.vfs.create_dir(&file_name::tmp())?;
     platform.vfs.sync_dir(&file_name::root())
 }
@@ -478,14 +727,16 @@ fn create_folders(platform: &Platform) -> io::Result<()> {
 fn begin_slot(
     platform: &Platform,
     plan: &Plan,
+    slot: u32,
     identity: StoreIdentity,
     incarnation: u64,
     sizes: Sizes,
-) -> io::Result<BlockWriter> {
-    let copies: u64 = plan.doubtful.iter().map(|block| block.header.disk_bytes() as u64).sum();
-    let size = sizes.slot_bytes.max(FIRST_BLOCK_AT as u64 + 2 * copies + PAGE_BYTES as u64);
-    let ready = prepare(&*platform.vfs, plan.slot_free, size)?;
-    let prev_crc = plan.doubtful.first().map_or(plan.next.prev_crc, |block| block.header.prev_crc);
+) -> io::Result<(BlockWriter, Vec<Copied>)> {
+    let bytes: u64 = plan.doubtful.iter().map(|at| at.block.header.disk_bytes() as u64).sum();
+    let size = sizes.slot_bytes.max(FIRST_BLOCK_AT as u64 + 2 * bytes + PAGE_BYTES as u64);
+    let ready = prepare(&*platform.vfs, slot, size)?;
+    let first = plan.doubtful.first();
+    let prev_crc = first.map_or(plan.next.prev_crc, |at| at.block.header.prev_crc);
     let header = SlotHeader {
         kind: SlotKind::Journal,
         file_seq: plan.file_seq_next,
@@ -499,15 +750,17 @@ fn begin_slot(
     };
     let file = ready.begin(&header)?;
     let mut writer = BlockWriter::new(file, header, plan.durable_block_no);
-    for block in &plan.doubtful {
+    let mut copies = Vec::new();
+    for BlockAt { position, block } in &plan.doubtful {
         let frames: Vec<_> = Frame::split(block.payload.clone()).filter_map(Result::ok).collect();
         let pieces = frames.iter().map(|frame| &frame.bytes()[..]);
         // What follows a copy is written, so a copy never says that nothing will be.
         let flags = (block.header.flags & !FLAG_CLEAN) | FLAG_RECOVERED;
-        writer.write_unchecked(flags, pieces, block.header.clock_ms)?;
+        let to = writer.write_unchecked(flags, pieces, block.header.clock_ms)?;
+        copies.push(Copied { position: *position, to });
     }
     writer.sync()?;
-    Ok(writer)
+    Ok((writer, copies))
 }
 
 fn remove_leftovers(

@@ -8,8 +8,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use braidlog::{
     core::{
-        Append, Appended, Close, CloseStream, Closed, Create, Decision, NewRecord, NewRun,
-        Producer, Refusal, RunState, StreamEnd, Trim,
+        Append, Appended, AtLimit, Close, CloseStream, Closed, Context, Create, Decision, Delete,
+        Deleted, Limits, NewRecord, NewRun, Producer, Refusal, Retention, RunState, StreamEnd,
+        Trim,
     },
     format::{
         Damage,
@@ -22,20 +23,37 @@ use braidlog::{
         storage::v1::{Effects, ProducerAdvanced, StreamOpened, StreamTrimmed},
     },
     record::{
-        APPEND_BYTES_MAX, APPEND_RECORDS_MAX, FRAME_BYTES_MAX, HEADERS_MAX, ID_BYTES_MAX, Index,
-        OUTPUT_BYTES_MAX, PRODUCER_APPENDS_REMEMBERED, PRODUCERS_PER_RUN_MAX, RECORD_BYTES_MAX,
-        RUN_ID_BYTES_MAX, RunNo, RunUid, STREAM_NAME_BYTES_MAX, STREAMS_PER_RUN_MAX, Seq, StreamNo,
+        APPEND_BYTES_MAX, APPEND_RECORDS_MAX, BATCH_BYTES_MAX, FRAME_BYTES_MAX, HEADERS_MAX,
+        ID_BYTES_MAX, Index, OUTPUT_BYTES_MAX, PRODUCER_APPENDS_REMEMBERED, PRODUCERS_PER_RUN_MAX,
+        RECORD_BYTES_MAX, RUN_ID_BYTES_MAX, RunNo, RunUid, STREAM_NAME_BYTES_MAX,
+        STREAMS_PER_RUN_MAX, Seq, StreamNo, TAG_BYTES_MAX, TAGS_PER_RUN_MAX,
     },
 };
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
 
+#[path = "core/retention.rs"]
+mod retention;
+#[path = "core/snapshots.rs"]
+mod snapshots;
+
 const NOW: u64 = 1_700_000_000_000;
 const RUN_UID: RunUid = RunUid([7; 16]);
 const OTHER_UID: RunUid = RunUid([8; 16]);
+const FIRST: NewRun = NewRun { run_no: RunNo(5), run_uid: RUN_UID };
+
+/// What decides a command at this time when nothing limits the run.
+fn at(now_ms: u64) -> Context {
+    Context::at(now_ms)
+}
+
+fn named(run_id: &str, task: &str) -> Create {
+    let (run_id, task) = (run_id.into(), task.into());
+    Create { namespace: "ns".into(), run_id, task, ..Create::default() }
+}
 
 fn create_with(run_no: u64, run_uid: RunUid) -> (RunState, Frame) {
-    let create = Create { namespace: "ns".into(), run_id: "run".into(), task: "task".into() };
+    let create = named("run", "task");
     let new = NewRun { run_no: RunNo(run_no), run_uid };
     let (state, frame, _) = RunState::create(&create, new, NOW).expect("created");
     (state, frame)
@@ -131,6 +149,7 @@ enum Stands {
     Open,
     StreamClosed,
     RunClosed,
+    Deleted,
 }
 
 /// What the producer of a check-order case presents.
@@ -168,20 +187,24 @@ const PRESENTS: [Presents; 11] = [
 fn crowded(stands: Stands, streams_full: bool, producers_full: bool) -> RunState {
     let mut state = run();
     for seq in 0..2 {
-        accepted(state.append(&append_by("p", 3, seq), NOW));
+        accepted(state.append(&append_by("p", 3, seq), &at(NOW)));
     }
     let streams = if streams_full { STREAMS_PER_RUN_MAX } else { 2 };
     for n in 2..streams {
-        accepted(state.append(&append_to(&format!("s{n}")), NOW));
+        accepted(state.append(&append_to(&format!("s{n}")), &at(NOW)));
     }
     let producers = if producers_full { PRODUCERS_PER_RUN_MAX } else { 1 };
     for n in 1..producers {
-        accepted(state.append(&append_by(&format!("p{n}"), 0, 0), NOW));
+        accepted(state.append(&append_by(&format!("p{n}"), 0, 0), &at(NOW)));
     }
     match stands {
         Stands::Open => {}
-        Stands::StreamClosed => _ = accepted(state.close_stream(&close_stream("out"), NOW)),
-        Stands::RunClosed => _ = accepted(state.close(&close_as(Outcome::Completed), NOW)),
+        Stands::StreamClosed => _ = accepted(state.close_stream(&close_stream("out"), &at(NOW))),
+        Stands::RunClosed => _ = accepted(state.close(&close_as(Outcome::Completed), &at(NOW))),
+        Stands::Deleted => {
+            accepted(state.close(&close_as(Outcome::Completed), &at(NOW)));
+            accepted(state.delete(&Delete::default(), &at(NOW)));
+        }
     }
     state
 }
@@ -192,12 +215,15 @@ fn crowded(stands: Stands, streams_full: bool, producers_full: bool) -> RunState
 fn the_first_check_that_fails_decides() {
     let flags = || [false, true].into_iter();
     let mut seen = HashMap::<String, usize>::new();
-    for stands in [Stands::Open, Stands::StreamClosed, Stands::RunClosed] {
+    for stands in [Stands::Open, Stands::StreamClosed, Stands::RunClosed, Stands::Deleted] {
         for (streams_full, producers_full) in flags().flat_map(|s| flags().map(move |p| (s, p))) {
             let state = crowded(stands, streams_full, producers_full);
-            for bits in 0..1u32 << 5 {
-                let [nameless, wrong_uid, wrong_seq, wrong_index, new_stream] =
-                    [0, 1, 2, 3, 4].map(|bit| bits & 1 << bit != 0);
+            for bits in 0..1u32 << 6 {
+                let [nameless, wrong_uid, wrong_seq, wrong_index, new_stream, full] =
+                    [0, 1, 2, 3, 4, 5].map(|bit| bits & 1 << bit != 0);
+                let room = state.kept_records() + u64::from(!full);
+                let limits = Limits { records: Some(room), ..Limits::default() };
+                let context = Context { limits, ..at(NOW) };
                 for presents in PRESENTS {
                     let stream = if new_stream { "fresh" } else { "out" };
                     let tail = state.stream_no(stream).map_or(0, |no| state.stream(no).tail.0);
@@ -232,6 +258,7 @@ fn the_first_check_that_fails_decides() {
                     let stranger = matches!(presents, Stranger | StrangerLate);
                     let table = [
                         (nameless, "Invalid"),
+                        (stands == Stands::Deleted, "RunDeleted"),
                         (wrong_uid, "RunReplaced"),
                         (matches!(presents, Stale | StaleGap), "StaleEpoch"),
                         (known && !same, "DedupMismatch"),
@@ -244,26 +271,27 @@ fn the_first_check_that_fails_decides() {
                         (presents == Gap, "ProducerGap"),
                         (streams_full && new_stream, "Limit"),
                         (producers_full && stranger, "Limit"),
+                        (full, "Quota"),
                         (true, "accepted"),
                     ];
                     let expected = table.iter().find(|(fails, _)| *fails).expect("a row").1;
                     let mut state = state.clone();
-                    let found = match give(&mut state, |state| state.append(&append, NOW)) {
+                    let found = match give(&mut state, |state| state.append(&append, &context)) {
                         Ok(Decision::Accepted { .. }) => "accepted".into(),
                         Ok(Decision::Duplicate(_)) => "the answer".into(),
                         Err(refusal) => name_of(&refusal),
                     };
                     assert_eq!(
                         found, expected,
-                        "{stands:?}, {streams_full}, {producers_full}, {presents:?}: {append:?}"
+                        "{stands:?}, {streams_full}, {producers_full}, {presents:?}, {full}: {append:?}"
                     );
                     *seen.entry(found).or_default() += 1;
                 }
             }
         }
     }
-    assert_eq!(seen.values().sum::<usize>(), 3 * 4 * 32 * PRESENTS.len());
-    assert_eq!(seen.len(), 12, "every row decides some case: {seen:?}");
+    assert_eq!(seen.values().sum::<usize>(), 4 * 4 * 64 * PRESENTS.len());
+    assert_eq!(seen.len(), 14, "every row decides some case: {seen:?}");
 }
 
 #[test]
@@ -282,32 +310,35 @@ fn a_refusal_says_what_the_caller_needs_to_act() {
         (wrong_index, Refusal::IndexMismatch { tail: Index(2) }),
         (unopened, Refusal::IndexMismatch { tail: Index(0) }),
     ] {
-        assert_eq!(give(&mut state, |state| state.append(&append, NOW)), Err(refusal));
+        assert_eq!(give(&mut state, |state| state.append(&append, &at(NOW))), Err(refusal));
     }
-    accepted(state.close_stream(&close_stream("out"), NOW));
+    accepted(state.close_stream(&close_stream("out"), &at(NOW)));
     let stream_closed =
         Refusal::Closed { outcome: None, final_seq: state.tail, final_index: Some(Index(2)) };
-    assert_eq!(state.append(&append_to("out"), NOW), Err(stream_closed));
-    accepted(state.close(&close_as(Outcome::Failed), NOW));
+    assert_eq!(state.append(&append_to("out"), &at(NOW)), Err(stream_closed));
+    accepted(state.close(&close_as(Outcome::Failed), &at(NOW)));
     let closed = |final_index| Refusal::Closed {
         outcome: Some(Outcome::Failed),
         final_seq: Seq(5),
         final_index,
     };
     assert_eq!(state.tail, Seq(5));
-    assert_eq!(state.append(&append_to("out"), NOW), Err(closed(Some(Index(2)))));
-    assert_eq!(state.append(&append_to("fresh"), NOW), Err(closed(None)));
-    assert_eq!(state.close(&close_as(Outcome::Completed), NOW), Err(closed(None)));
+    assert_eq!(state.append(&append_to("out"), &at(NOW)), Err(closed(Some(Index(2)))));
+    assert_eq!(state.append(&append_to("fresh"), &at(NOW)), Err(closed(None)));
+    assert_eq!(state.close(&close_as(Outcome::Completed), &at(NOW)), Err(closed(None)));
 }
 
 #[test]
 fn the_first_check_of_a_close_that_fails_decides() {
-    for bits in 0..1u32 << 5 {
-        let [unspecified, wrong_uid, closed, other, wrong_seq] =
-            [0, 1, 2, 3, 4].map(|bit| bits & 1 << bit != 0);
+    for bits in 0..1u32 << 6 {
+        let [unspecified, deleted, wrong_uid, closed, other, wrong_seq] =
+            [0, 1, 2, 3, 4, 5].map(|bit| bits & 1 << bit != 0);
         let mut state = run();
         if closed {
-            accepted(state.close(&close_as(Outcome::Completed), NOW));
+            accepted(state.close(&close_as(Outcome::Completed), &at(NOW)));
+        }
+        if deleted {
+            accepted(state.delete(&Delete::default(), &at(NOW)));
         }
         let outcome = match (unspecified, other) {
             (true, _) => Outcome::Unspecified,
@@ -321,6 +352,7 @@ fn the_first_check_of_a_close_that_fails_decides() {
         };
         let table = [
             (unspecified, "Invalid"),
+            (deleted, "RunDeleted"),
             (wrong_uid, "RunReplaced"),
             (closed && !other, "the answer"),
             (closed, "Closed"),
@@ -328,7 +360,7 @@ fn the_first_check_of_a_close_that_fails_decides() {
             (true, "accepted"),
         ];
         let expected = table.iter().find(|(fails, _)| *fails).expect("a row").1;
-        let found = match give(&mut state, |state| state.close(&close, NOW)) {
+        let found = match give(&mut state, |state| state.close(&close, &at(NOW))) {
             Ok(Decision::Accepted { .. }) => "accepted".into(),
             Ok(Decision::Duplicate(_)) => "the answer".into(),
             Err(refusal) => name_of(&refusal),
@@ -339,16 +371,19 @@ fn the_first_check_of_a_close_that_fails_decides() {
 
 #[test]
 fn the_first_check_of_a_stream_command_that_fails_decides() {
-    for bits in 0..1u32 << 5 {
-        let [nameless, wrong_uid, unknown, stream_closed, run_closed] =
-            [0, 1, 2, 3, 4].map(|bit| bits & 1 << bit != 0);
+    for bits in 0..1u32 << 6 {
+        let [nameless, deleted, wrong_uid, unknown, stream_closed, run_closed] =
+            [0, 1, 2, 3, 4, 5].map(|bit| bits & 1 << bit != 0);
         let mut state = run();
-        accepted(state.append(&append_to("out"), NOW));
+        accepted(state.append(&append_to("out"), &at(NOW)));
         if stream_closed {
-            accepted(state.close_stream(&close_stream("out"), NOW));
+            accepted(state.close_stream(&close_stream("out"), &at(NOW)));
         }
         if run_closed {
-            accepted(state.close(&close_as(Outcome::Completed), NOW));
+            accepted(state.close(&close_as(Outcome::Completed), &at(NOW)));
+        }
+        if deleted {
+            accepted(state.delete(&Delete::default(), &at(NOW)));
         }
         let stream: Arc<str> = match (nameless, unknown) {
             (true, _) => "$run".into(),
@@ -356,14 +391,18 @@ fn the_first_check_of_a_stream_command_that_fails_decides() {
             _ => "out".into(),
         };
         let run_uid = Some(if wrong_uid { OTHER_UID } else { RUN_UID });
-        let common =
-            [(nameless, "Invalid"), (wrong_uid, "RunReplaced"), (unknown, "StreamNotFound")];
+        let common = [
+            (nameless, "Invalid"),
+            (deleted, "RunDeleted"),
+            (wrong_uid, "RunReplaced"),
+            (unknown, "StreamNotFound"),
+        ];
         let first = |rest: &[(bool, &'static str)]| {
             common.iter().chain(rest).find(|(fails, _)| *fails).expect("a row").1.to_string()
         };
 
         let close = CloseStream { run_uid, stream: stream.clone() };
-        let found = match give(&mut state.clone(), |state| state.close_stream(&close, NOW)) {
+        let found = match give(&mut state.clone(), |state| state.close_stream(&close, &at(NOW))) {
             Ok(Decision::Accepted { .. }) => "accepted".into(),
             Ok(Decision::Duplicate(_)) => "the answer".into(),
             Err(refusal) => name_of(&refusal),
@@ -373,7 +412,7 @@ fn the_first_check_of_a_stream_command_that_fails_decides() {
 
         for index in 0..3 {
             let trim = Trim { run_uid, stream: stream.clone(), trim: Index(index) };
-            let found = match give(&mut state.clone(), |state| state.trim(&trim, NOW)) {
+            let found = match give(&mut state.clone(), |state| state.trim(&trim, &at(NOW))) {
                 Ok(Decision::Accepted { .. }) => "accepted".into(),
                 Ok(Decision::Duplicate(_)) => "the answer".into(),
                 Err(refusal) => name_of(&refusal),
@@ -381,6 +420,29 @@ fn the_first_check_of_a_stream_command_that_fails_decides() {
             let own = [(index == 2, "BeyondTail"), (index == 0, "the answer"), (true, "accepted")];
             assert_eq!(found, first(&own), "{bits:b}: {trim:?}");
         }
+    }
+}
+
+#[test]
+fn the_first_check_of_a_deletion_that_fails_decides() {
+    for bits in 0..1u32 << 3 {
+        let [wrong_uid, deleted, closed] = [0, 1, 2].map(|bit| bits & 1 << bit != 0);
+        let mut state = run();
+        if closed {
+            accepted(state.close(&close_as(Outcome::Completed), &at(NOW)));
+        }
+        if deleted {
+            accepted(state.delete(&Delete::default(), &at(NOW)));
+        }
+        let delete = Delete { run_uid: Some(if wrong_uid { OTHER_UID } else { RUN_UID }) };
+        let table = [(wrong_uid, "RunReplaced"), (deleted, "the answer"), (true, "accepted")];
+        let expected = table.iter().find(|(fails, _)| *fails).expect("a row").1;
+        let found = match give(&mut state, |state| state.delete(&delete, &at(NOW))) {
+            Ok(Decision::Accepted { .. }) => "accepted".into(),
+            Ok(Decision::Duplicate(_)) => "the answer".into(),
+            Err(refusal) => name_of(&refusal),
+        };
+        assert_eq!(found, expected, "closed {closed}: {delete:?}");
     }
 }
 
@@ -395,21 +457,21 @@ fn a_repeated_append_is_answered_with_its_positions_while_they_are_remembered() 
     let mut answers = Vec::new();
     for seq in 0..=last {
         // Others write in between.
-        accepted(state.append(&append_by("other", 1, seq), NOW + seq));
-        answers.push(accepted(state.append(&nth(seq), NOW + seq)).1);
+        accepted(state.append(&append_by("other", 1, seq), &at(NOW + seq)));
+        answers.push(accepted(state.append(&nth(seq), &at(NOW + seq))).1);
         // The newest is always repeated in full.
         let newest = Appended { deduplicated: true, ..answers[seq as usize] };
-        assert_eq!(repeated(give(&mut state, |state| state.append(&nth(seq), 0))), newest);
+        assert_eq!(repeated(give(&mut state, |state| state.append(&nth(seq), &at(0)))), newest);
     }
     let check = |state: &mut RunState| {
         for (seq, answer) in (0..).zip(&answers) {
             let answer = Appended { deduplicated: true, ..*answer };
-            let found = repeated(give(state, |state| state.append(&nth(seq), NOW * 2)));
+            let found = repeated(give(state, |state| state.append(&nth(seq), &at(NOW * 2))));
             if last - seq < PRODUCER_APPENDS_REMEMBERED as u64 {
                 assert_eq!(found, answer, "append {seq}");
                 // What the run's log was expected to be at then does not matter now.
                 let again = Append { expected_seq: Some(Seq(0)), ..nth(seq) };
-                assert_eq!(repeated(state.append(&again, NOW)), answer);
+                assert_eq!(repeated(state.append(&again, &at(NOW))), answer);
             } else {
                 assert!(found.deduplicated && found.positions_forgotten, "append {seq}");
                 let positions = (found.first_seq, found.first_index, found.count, found.run_uid);
@@ -418,11 +480,11 @@ fn a_repeated_append_is_answered_with_its_positions_while_they_are_remembered() 
         }
     };
     check(&mut state);
-    accepted(state.close_stream(&close_stream("out"), NOW));
+    accepted(state.close_stream(&close_stream("out"), &at(NOW)));
     check(&mut state);
-    accepted(state.close(&close_as(Outcome::Completed), NOW));
+    accepted(state.close(&close_as(Outcome::Completed), &at(NOW)));
     check(&mut state);
-    let next = state.append(&nth(last + 1), NOW);
+    let next = state.append(&nth(last + 1), &at(NOW));
     assert!(matches!(next, Err(Refusal::Closed { .. })), "{next:?}");
 }
 
@@ -436,7 +498,7 @@ fn producer_numbers_used_for_other_content_are_refused() {
     };
     let original = Append { records: vec![record.clone()], ..append_by("p", 1, 0) };
     let mut state = run();
-    accepted(state.append(&original, NOW));
+    accepted(state.append(&original, &at(NOW)));
     let header =
         |name: &str, value: &'static str| Header { name: name.into(), value: value.into() };
     let with = |headers: Vec<Header>| NewRecord { headers, ..record.clone() };
@@ -452,14 +514,14 @@ fn producer_numbers_used_for_other_content_are_refused() {
         with(vec![header("name", "value"); 2]),
     ] {
         let append = Append { records: vec![changed], ..original.clone() };
-        let refused = give(&mut state, |state| state.append(&append, NOW));
+        let refused = give(&mut state, |state| state.append(&append, &at(NOW)));
         assert_eq!(refused, Err(Refusal::DedupMismatch), "{append:?}");
     }
     let twice = Append { records: vec![record.clone(); 2], ..original.clone() };
-    assert_eq!(state.append(&twice, NOW), Err(Refusal::DedupMismatch));
+    assert_eq!(state.append(&twice, &at(NOW)), Err(Refusal::DedupMismatch));
     let elsewhere = Append { stream: "other".into(), ..original.clone() };
-    assert_eq!(state.append(&elsewhere, NOW), Err(Refusal::DedupMismatch));
-    repeated(state.append(&original, NOW));
+    assert_eq!(state.append(&elsewhere, &at(NOW)), Err(Refusal::DedupMismatch));
+    repeated(state.append(&original, &at(NOW)));
 }
 
 #[test]
@@ -467,34 +529,34 @@ fn a_higher_epoch_fences_every_lower_one() {
     let mut state = run();
     for epoch in [0, 1, 7, u64::MAX] {
         for seq in 0..3 {
-            accepted(state.append(&append_by("p", epoch, seq), NOW));
+            accepted(state.append(&append_by("p", epoch, seq), &at(NOW)));
         }
         for (stale, seq) in [0, 1, 6, 7].into_iter().flat_map(|e| (0..5).map(move |s| (e, s))) {
             if stale < epoch {
                 let refused =
-                    give(&mut state, |state| state.append(&append_by("p", stale, seq), NOW));
+                    give(&mut state, |state| state.append(&append_by("p", stale, seq), &at(NOW)));
                 assert_eq!(refused, Err(Refusal::StaleEpoch { current: epoch }));
             }
         }
         for seq in 0..3 {
-            repeated(state.append(&append_by("p", epoch, seq), NOW));
+            repeated(state.append(&append_by("p", epoch, seq), &at(NOW)));
         }
     }
     // Another producer is not fenced.
-    accepted(state.append(&append_by("q", 0, 0), NOW));
+    accepted(state.append(&append_by("q", 0, 0), &at(NOW)));
 }
 
 #[test]
 fn a_new_epoch_remembers_nothing_of_the_old_one() {
     let mut state = run();
     for seq in 0..5 {
-        accepted(state.append(&append_by("p", 0, seq), NOW));
+        accepted(state.append(&append_by("p", 0, seq), &at(NOW)));
     }
-    let (_, first) = accepted(state.append(&append_by("p", 1, 0), NOW));
+    let (_, first) = accepted(state.append(&append_by("p", 1, 0), &at(NOW)));
     assert_eq!(state.producers[0].recent.len(), 1);
-    let next = give(&mut state, |state| state.append(&append_by("p", 1, 3), NOW));
+    let next = give(&mut state, |state| state.append(&append_by("p", 1, 3), &at(NOW)));
     assert_eq!(next, Err(Refusal::ProducerGap { expected: 1 }));
-    let again = repeated(state.append(&append_by("p", 1, 0), NOW));
+    let again = repeated(state.append(&append_by("p", 1, 0), &at(NOW)));
     assert_eq!(again, Appended { deduplicated: true, ..first });
 }
 
@@ -510,19 +572,19 @@ fn a_close_repeated_is_answered_and_another_outcome_refused() {
         ..Close::default()
     };
     let mut state = run();
-    accepted(state.append(&append_to("out"), NOW));
-    let (frame, answer) = accepted(state.close(&close, NOW + 1));
+    accepted(state.append(&append_to("out"), &at(NOW)));
+    let (frame, answer) = accepted(state.close(&close, &at(NOW + 1)));
     assert_eq!(answer, Closed { seq: Seq(2), deduplicated: false });
     assert_ne!(frame.header.flags & FLAG_CLOSES, 0);
     let ending = state.ending.clone().expect("ended");
     assert_eq!((ending.outcome, ending.seq, ending.time_ms), (Outcome::Completed, Seq(2), NOW + 1));
     assert_eq!((&ending.output[..], &ending.output_type[..]), (&b"42"[..], "text/plain"));
     for again in [close.clone(), close_as(Outcome::Completed)] {
-        let answer = repeated(give(&mut state, |state| state.close(&again, NOW + 2)));
+        let answer = repeated(give(&mut state, |state| state.close(&again, &at(NOW + 2))));
         assert_eq!(answer, Closed { seq: Seq(2), deduplicated: true });
     }
     for outcome in [Outcome::Failed, Outcome::Canceled] {
-        let refused = give(&mut state, |state| state.close(&close_as(outcome), NOW));
+        let refused = give(&mut state, |state| state.close(&close_as(outcome), &at(NOW)));
         let closed = Refusal::Closed {
             outcome: Some(Outcome::Completed),
             final_seq: Seq(3),
@@ -535,18 +597,18 @@ fn a_close_repeated_is_answered_and_another_outcome_refused() {
 #[test]
 fn a_closed_stream_takes_nothing_more_and_the_run_goes_on() {
     let mut state = run();
-    accepted(state.append(&append_to("a"), NOW));
-    accepted(state.append(&append_to("b"), NOW));
-    let (_, end) = accepted(state.close_stream(&close_stream("a"), NOW));
+    accepted(state.append(&append_to("a"), &at(NOW)));
+    accepted(state.append(&append_to("b"), &at(NOW)));
+    let (_, end) = accepted(state.close_stream(&close_stream("a"), &at(NOW)));
     assert_eq!(end, StreamEnd { final_index: Index(1), deduplicated: false });
-    let refused = give(&mut state, |state| state.append(&append_to("a"), NOW));
+    let refused = give(&mut state, |state| state.append(&append_to("a"), &at(NOW)));
     assert!(matches!(refused, Err(Refusal::Closed { outcome: None, .. })), "{refused:?}");
-    accepted(state.append(&append_to("b"), NOW));
-    accepted(state.append(&append_to("c"), NOW));
-    accepted(state.close(&close_as(Outcome::Completed), NOW));
-    let end = repeated(give(&mut state, |state| state.close_stream(&close_stream("a"), NOW)));
+    accepted(state.append(&append_to("b"), &at(NOW)));
+    accepted(state.append(&append_to("c"), &at(NOW)));
+    accepted(state.close(&close_as(Outcome::Completed), &at(NOW)));
+    let end = repeated(give(&mut state, |state| state.close_stream(&close_stream("a"), &at(NOW))));
     assert_eq!(end, StreamEnd { final_index: Index(1), deduplicated: true });
-    let refused = state.close_stream(&close_stream("b"), NOW);
+    let refused = state.close_stream(&close_stream("b"), &at(NOW));
     assert!(matches!(refused, Err(Refusal::Closed { outcome: Some(_), .. })), "{refused:?}");
 }
 
@@ -554,11 +616,11 @@ fn a_closed_stream_takes_nothing_more_and_the_run_goes_on() {
 fn a_trim_never_goes_back_and_never_beyond_the_tail() {
     let mut state = run();
     let append = Append { records: records(5), ..append_to("out") };
-    accepted(state.append(&append, NOW));
+    accepted(state.append(&append, &at(NOW)));
     let out = StreamNo(1);
     for (to, holds) in [(0, 0), (3, 3), (2, 3), (3, 3), (0, 3), (5, 5), (4, 5)] {
         let (tail, chain) = (state.tail, state.records_chain);
-        let decision = give(&mut state, |state| state.trim(&trim("out", to), NOW));
+        let decision = give(&mut state, |state| state.trim(&trim("out", to), &at(NOW)));
         let answer = match decision.expect("admitted") {
             Decision::Accepted { answer, .. } | Decision::Duplicate(answer) => answer,
         };
@@ -566,12 +628,12 @@ fn a_trim_never_goes_back_and_never_beyond_the_tail() {
         assert_eq!((state.tail, state.records_chain), (tail, chain), "a trim writes no record");
     }
     for beyond in [6, u64::MAX] {
-        let refused = give(&mut state, |state| state.trim(&trim("out", beyond), NOW));
+        let refused = give(&mut state, |state| state.trim(&trim("out", beyond), &at(NOW)));
         assert_eq!(refused, Err(Refusal::BeyondTail { tail: 5 }));
     }
-    accepted(state.append(&append, NOW));
-    accepted(state.close(&close_as(Outcome::Completed), NOW));
-    assert_eq!(accepted(state.trim(&trim("out", 10), NOW)).1, Index(10), "also when closed");
+    accepted(state.append(&append, &at(NOW)));
+    accepted(state.close(&close_as(Outcome::Completed), &at(NOW)));
+    assert_eq!(accepted(state.trim(&trim("out", 10), &at(NOW))).1, Index(10), "also when closed");
     assert_eq!(state.stream(out).tail, Index(10));
 }
 
@@ -581,15 +643,15 @@ fn the_time_of_a_run_never_goes_back() {
     let mut latest = NOW;
     for now in [NOW + 9, NOW - 1, NOW + 3, 0, u64::MAX / 2, NOW] {
         latest = latest.max(now);
-        let (frame, answer) = accepted(state.append(&append_to("out"), now));
+        let (frame, answer) = accepted(state.append(&append_to("out"), &at(now)));
         assert_eq!((answer.time_ms, frame.header.time_ms), (latest, latest));
         assert_eq!((decoded(&frame)[0].time_ms, state.updated_ms), (latest, latest));
     }
-    let (frame, _) = accepted(state.trim(&trim("out", 1), 0));
+    let (frame, _) = accepted(state.trim(&trim("out", 1), &at(0)));
     assert_eq!(frame.header.time_ms, latest);
-    let (frame, _) = accepted(state.close_stream(&close_stream("out"), 0));
+    let (frame, _) = accepted(state.close_stream(&close_stream("out"), &at(0)));
     assert_eq!((frame.header.time_ms, decoded(&frame)[0].time_ms), (latest, latest));
-    let (frame, _) = accepted(state.close(&close_as(Outcome::Completed), 0));
+    let (frame, _) = accepted(state.close(&close_as(Outcome::Completed), &at(0)));
     assert_eq!(frame.header.time_ms, latest);
     assert_eq!(state.ending.expect("ended").time_ms, latest);
     assert_eq!(state.created_ms, NOW);
@@ -603,7 +665,7 @@ fn of_bytes(len: usize) -> NewRecord {
 
 /// Demands that an append is accepted, or refused as too large with these numbers.
 fn check_size(append: &Append, too_large: Option<(usize, usize)>) {
-    let found = give(&mut run(), |state| state.append(append, NOW));
+    let found = give(&mut run(), |state| state.append(append, &at(NOW)));
     match (found, too_large) {
         (Ok(Decision::Accepted { answer, .. }), None) => {
             assert_eq!(answer.count as usize, append.records.len());
@@ -661,7 +723,7 @@ fn the_largest_append_fits_a_frame() {
         producer: producer(&"p".repeat(ID_BYTES_MAX), u64::MAX, 0),
         ..Append::default()
     };
-    let (frame, _) = accepted(run().append(&append, u64::MAX));
+    let (frame, _) = accepted(run().append(&append, &at(u64::MAX)));
     assert!(frame.bytes().len() <= FRAME_BYTES_MAX);
 
     let text = "e".repeat(OUTPUT_BYTES_MAX);
@@ -672,7 +734,7 @@ fn the_largest_append_fits_a_frame() {
         error: Some(RunError { stack_trace: text, ..RunError::default() }),
         ..Close::default()
     };
-    let (frame, _) = accepted(run().close(&close, u64::MAX));
+    let (frame, _) = accepted(run().close(&close, &at(u64::MAX)));
     assert!(frame.bytes().len() <= FRAME_BYTES_MAX);
 }
 
@@ -689,17 +751,17 @@ fn outputs_and_errors_are_allowed_up_to_their_limit_and_not_one_more() {
     for fits in
         [output(OUTPUT_BYTES_MAX), error(OUTPUT_BYTES_MAX), of_type("t".repeat(RUN_ID_BYTES_MAX))]
     {
-        accepted(run().close(&fits, NOW));
+        accepted(run().close(&fits, &at(NOW)));
     }
     for over in [output(OUTPUT_BYTES_MAX + 1), error(OUTPUT_BYTES_MAX + 1)] {
-        let refused = give(&mut run(), |state| state.close(&over, NOW));
+        let refused = give(&mut run(), |state| state.close(&over, &at(NOW)));
         let limit = OUTPUT_BYTES_MAX as u64;
         assert!(
             matches!(refused, Err(Refusal::TooLarge { size, limit: l, .. }) if size == limit + 1 && l == limit)
         );
     }
     for unusable in [of_type("t".repeat(RUN_ID_BYTES_MAX + 1)), of_type("a\nb".into())] {
-        let refused = give(&mut run(), |state| state.close(&unusable, NOW));
+        let refused = give(&mut run(), |state| state.close(&unusable, &at(NOW)));
         assert!(matches!(refused, Err(Refusal::Invalid { .. })), "{refused:?}");
     }
 }
@@ -709,14 +771,14 @@ fn a_run_has_streams_and_producers_up_to_their_limit_and_not_one_more() {
     let mut state = crowded(Stands::Open, true, true);
     assert_eq!((state.streams.len(), state.producers.len()), (256, 256));
     let limit = 256;
-    let refused = give(&mut state, |state| state.append(&append_to("fresh"), NOW));
+    let refused = give(&mut state, |state| state.append(&append_to("fresh"), &at(NOW)));
     assert_eq!(refused, Err(Refusal::Limit { which: "streams per run".into(), limit }));
-    let refused = give(&mut state, |state| state.append(&append_by("fresh", 0, 0), NOW));
+    let refused = give(&mut state, |state| state.append(&append_by("fresh", 0, 0), &at(NOW)));
     assert_eq!(refused, Err(Refusal::Limit { which: "producers per run".into(), limit }));
     // What exists goes on.
-    accepted(state.append(&append_to("s255"), NOW));
-    accepted(state.append(&append_by("p255", 0, 1), NOW));
-    accepted(state.append(&append_by("p255", 1, 0), NOW));
+    accepted(state.append(&append_to("s255"), &at(NOW)));
+    accepted(state.append(&append_by("p255", 0, 1), &at(NOW)));
+    accepted(state.append(&append_by("p255", 1, 0), &at(NOW)));
 }
 
 #[test]
@@ -727,26 +789,25 @@ fn names_are_one_to_512_bytes_without_control_characters_or_a_dollar() {
         ["".into(), "$run".into(), "$x".into(), "a\nb".into(), "\u{7f}".into(), "\u{85}".into()];
     let long = ["x".repeat(max + 1), format!("{}x", "ä".repeat(max / 2))];
     let create = |run_id: &str, task: &str| {
-        let create = Create { namespace: "ns".into(), run_id: run_id.into(), task: task.into() };
-        RunState::create(&create, NewRun { run_no: RunNo(1), run_uid: RUN_UID }, NOW)
+        RunState::create(&named(run_id, task), NewRun { run_no: RunNo(1), run_uid: RUN_UID }, NOW)
     };
     let field = |refusal: Refusal| match refusal {
         Refusal::Invalid { field, .. } => field,
         other => panic!("{other:?}"),
     };
     for name in &good {
-        accepted(run().append(&append_to(name), NOW));
+        accepted(run().append(&append_to(name), &at(NOW)));
         create(name, name).expect("created");
     }
     for name in bad.iter().chain(&long) {
         let mut state = run();
-        let refused = give(&mut state, |state| state.append(&append_to(name), NOW));
+        let refused = give(&mut state, |state| state.append(&append_to(name), &at(NOW)));
         assert_eq!(field(refused.expect_err("refused")), "stream", "{name}");
-        let refused = give(&mut state, |state| state.close_stream(&close_stream(name), NOW));
+        let refused = give(&mut state, |state| state.close_stream(&close_stream(name), &at(NOW)));
         assert_eq!(field(refused.expect_err("refused")), "stream", "{name}");
-        let refused = give(&mut state, |state| state.trim(&trim(name, 0), NOW));
+        let refused = give(&mut state, |state| state.trim(&trim(name, 0), &at(NOW)));
         assert_eq!(field(refused.expect_err("refused")), "stream", "{name}");
-        let refused = give(&mut state, |state| state.append(&append_by(name, 0, 0), NOW));
+        let refused = give(&mut state, |state| state.append(&append_by(name, 0, 0), &at(NOW)));
         assert_eq!(field(refused.expect_err("refused")), "producer.id", "{name}");
         assert_eq!(field(create(name, "").expect_err("refused")), "run_id", "{name}");
     }
@@ -756,14 +817,14 @@ fn names_are_one_to_512_bytes_without_control_characters_or_a_dollar() {
     for task in [&"x".repeat(max + 1), "a\0b"] {
         assert_eq!(field(create("run", task).expect_err("refused")), "task");
     }
-    accepted(run().append(&append_by(&"p".repeat(ID_BYTES_MAX), 0, 0), NOW));
-    let refused = run().append(&append_by(&"p".repeat(ID_BYTES_MAX + 1), 0, 0), NOW);
+    accepted(run().append(&append_by(&"p".repeat(ID_BYTES_MAX), 0, 0), &at(NOW)));
+    let refused = run().append(&append_by(&"p".repeat(ID_BYTES_MAX + 1), 0, 0), &at(NOW));
     assert_eq!(field(refused.expect_err("refused")), "producer.id");
     for (id, fits) in [("", true), ("$", true), ("a\tb", false)] {
         let record = NewRecord { id: id.into(), ..of_bytes(1) };
         let append = Append { records: vec![record], ..append_to("out") };
         assert_eq!(
-            run().append(&append, NOW).map_err(field).err(),
+            run().append(&append, &at(NOW)).map_err(field).err(),
             (!fits).then_some("records.id".into())
         );
     }
@@ -772,17 +833,85 @@ fn names_are_one_to_512_bytes_without_control_characters_or_a_dollar() {
 #[test]
 fn what_no_command_can_mean_is_refused() {
     for append in [Append { records: vec![], ..append_to("out") }, append_by("p", 0, u64::MAX)] {
-        let refused = give(&mut run(), |state| state.append(&append, NOW));
+        let refused = give(&mut run(), |state| state.append(&append, &at(NOW)));
         assert!(matches!(refused, Err(Refusal::Invalid { .. })), "{refused:?}");
     }
 }
 
 #[test]
 fn creating_a_run_again_is_a_repetition_only_with_the_same_parameters() {
-    let same = Create { namespace: "ns".into(), run_id: "run".into(), task: "task".into() };
-    assert_eq!(same.check_same(&run()), Ok(()));
-    let other = Create { task: "other".into(), ..same };
-    assert_eq!(other.check_same(&run()), Err(Refusal::RunExists));
+    let labelled = Create {
+        tags: vec!["a".into(), "b".into()],
+        batch: "batch".into(),
+        retention: Some(Retention { bytes: Some(9), ..Retention::default() }),
+        ..named("run", "task")
+    };
+    let of = |change: fn(&mut Create)| {
+        let mut create = labelled.clone();
+        change(&mut create);
+        create
+    };
+    let others = [
+        of(|create| create.task = "other".into()),
+        of(|create| create.tags = vec!["b".into(), "a".into()]),
+        of(|create| create.tags.clear()),
+        of(|create| create.batch = "".into()),
+        of(|create| create.retention = None),
+        of(|create| create.retention = Some(Retention::default())),
+    ];
+    let (state, _, _) = RunState::create(&labelled, FIRST, NOW).expect("created");
+    assert_eq!(labelled.check_same(&state), Ok(()));
+    for other in &others {
+        assert_eq!(other.check_same(&state), Err(Refusal::RunExists), "{other:?}");
+        let (state, _, _) = RunState::create(other, FIRST, NOW).expect("created");
+        assert_eq!(labelled.check_same(&state), Err(Refusal::RunExists), "{other:?}");
+    }
+}
+
+#[test]
+fn labels_are_kept_as_given_up_to_their_limits_and_not_one_more() {
+    let tag = |n: usize| Arc::from(format!("{n:0TAG_BYTES_MAX$}"));
+    let full = Create {
+        namespace: "n".repeat(RUN_ID_BYTES_MAX).into(),
+        tags: (0..TAGS_PER_RUN_MAX).map(tag).collect(),
+        batch: "ä".repeat(BATCH_BYTES_MAX / 2).into(),
+        retention: Some(Retention {
+            age_ms: Some(u64::MAX),
+            bytes: Some(u64::MAX),
+            records: Some(1),
+            at_limit: AtLimit::TrimOldest,
+        }),
+        ..named(&"r".repeat(RUN_ID_BYTES_MAX), &"t".repeat(RUN_ID_BYTES_MAX))
+    };
+    let (state, frame, _) = RunState::create(&full, FIRST, u64::MAX / 2).expect("created");
+    assert!(frame.bytes().len() <= full.frame_bytes_max());
+    let RunState { tags, batch, retention, .. } = &state;
+    assert_eq!((tags, batch, *retention), (&full.tags, &full.batch, full.retention));
+
+    let refused = |change: fn(&mut Create)| {
+        let mut create = named("run", "");
+        change(&mut create);
+        match RunState::create(&create, FIRST, NOW).expect_err("refused") {
+            Refusal::Invalid { field, .. } => field,
+            Refusal::TooLarge { what, .. } => what,
+            other => panic!("{other:?}"),
+        }
+    };
+    let many = |create: &mut Create| {
+        create.tags = (0..=TAGS_PER_RUN_MAX).map(|n| n.to_string().into()).collect();
+    };
+    assert_eq!(refused(many), "run (tags)");
+    assert_eq!(refused(|create| create.tags = vec!["".into()]), "tags");
+    assert_eq!(refused(|create| create.tags = vec!["a\n".into()]), "tags");
+    assert_eq!(refused(|create| create.tags = vec!["a".into(), "b".into(), "a".into()]), "tags");
+    assert_eq!(refused(|create| create.tags = vec!["x".repeat(TAG_BYTES_MAX + 1).into()]), "tags");
+    assert_eq!(refused(|create| create.batch = "x".repeat(BATCH_BYTES_MAX + 1).into()), "batch_id");
+    assert_eq!(refused(|create| create.batch = "\u{7f}".into()), "batch_id");
+    const NO_BYTES: Retention =
+        Retention { age_ms: None, bytes: Some(0), records: None, at_limit: AtLimit::Reject };
+    const NO_RECORDS: Retention = Retention { bytes: None, records: Some(0), ..NO_BYTES };
+    assert_eq!(refused(|create| create.retention = Some(NO_BYTES)), "retention.bytes");
+    assert_eq!(refused(|create| create.retention = Some(NO_RECORDS)), "retention.records");
 }
 
 // Replay.
@@ -804,12 +933,13 @@ fn lived(run_no: u64, run_uid: RunUid) -> (Vec<Frame>, Vec<RunState>) {
         append_by("p", 2, 0),
         append_to("a"),
     ] {
-        keep(accepted(state.append(&append, NOW)).0, &state);
+        keep(accepted(state.append(&append, &at(NOW))).0, &state);
     }
-    keep(accepted(state.trim(&trim("b", 2), NOW)).0, &state);
-    keep(accepted(state.close_stream(&close_stream("b"), NOW)).0, &state);
-    keep(accepted(state.close(&close_as(Outcome::Failed), NOW)).0, &state);
-    keep(accepted(state.trim(&trim("b", 3), NOW)).0, &state);
+    keep(accepted(state.trim(&trim("b", 2), &at(NOW))).0, &state);
+    keep(accepted(state.close_stream(&close_stream("b"), &at(NOW))).0, &state);
+    keep(accepted(state.close(&close_as(Outcome::Failed), &at(NOW))).0, &state);
+    keep(accepted(state.trim(&trim("b", 3), &at(NOW))).0, &state);
+    keep(accepted(state.delete(&Delete::default(), &at(NOW))).0, &state);
     (frames, states)
 }
 
@@ -916,8 +1046,8 @@ fn miscounted(state: &RunState, frame: &Frame, count: u32) -> Frame {
 fn a_frame_that_links_but_does_not_continue_the_numbers_is_damage() {
     // Streams $run, a, b; tails 1, 2, 5; one producer.
     let mut state = run();
-    accepted(state.append(&Append { records: records(2), ..append_to("a") }, NOW));
-    accepted(state.append(&Append { records: records(5), ..append_by("p", 0, 0) }, NOW));
+    accepted(state.append(&Append { records: records(2), ..append_to("a") }, &at(NOW)));
+    accepted(state.append(&Append { records: records(5), ..append_by("p", 0, 0) }, &at(NOW)));
     assert_eq!(state.tail, Seq(8));
     let opened =
         |stream| StreamOpened { stream, name: "new".into(), kind: StreamKind::Output.into() };
@@ -938,6 +1068,8 @@ fn a_frame_that_links_but_does_not_continue_the_numbers_is_damage() {
         ..Effects::default()
     };
     let none = Effects::default();
+    let deletes = Effects { deleted: true, ..Effects::default() };
+    let homes = Effects { home: Some(u64::MAX), ..Effects::default() };
     let ends_as = |outcome: Outcome| {
         let closed = RunClosed { outcome: outcome.into(), ..RunClosed::default() };
         Some(event::Event::RunClosed(closed))
@@ -952,6 +1084,8 @@ fn a_frame_that_links_but_does_not_continue_the_numbers_is_damage() {
         forge(&state, 0, &[], &trims(2, 5)),
         forge(&state, FLAG_CLOSES, &[(0, 8, 1, ends())], &none),
         forge(&state, 0, &[(0, 8, 1, ends_stream(2))], &none),
+        forge(&state, 0, &[], &deletes),
+        forge(&state, 0, &[(1, 8, 2, None)], &homes),
     ];
     for frame in &fits {
         state.clone().replay(frame).expect("the control fits");
@@ -999,6 +1133,8 @@ fn a_frame_that_links_but_does_not_continue_the_numbers_is_damage() {
         ("creates it again", forge(&state, 0, &[(0, 8, 1, creates_again)], &none)),
         ("is first again", forge(&state, FLAG_FIRST, &[(1, 8, 2, None)], &none)),
         ("a stub", forge(&state, FLAG_STUB, &[], &none)),
+        ("deletes with a record", forge(&state, 0, &[(1, 8, 2, None)], &deletes)),
+        ("deletes and trims", forge(&state, 0, &[], &Effects { deleted: true, ..trims(2, 5) })),
     ];
     for (what, frame) in &unfit {
         let damage = refuses(&state, frame);
@@ -1011,6 +1147,16 @@ fn a_frame_that_links_but_does_not_continue_the_numbers_is_damage() {
         ("appends after the end", forge(&ended, 0, &[(1, 9, 2, None)], &none)),
     ] {
         assert_eq!(refuses(&ended, &frame), Damage::Message { what: "closing frame" }, "{what}");
+    }
+    let mut deleted = state.clone();
+    deleted.replay(&forge(&deleted, 0, &[], &deletes)).expect("fits");
+    for frame in [
+        forge(&deleted, 0, &[(1, 8, 2, None)], &none),
+        forge(&deleted, FLAG_CLOSES, &[(0, 8, 1, ends())], &none),
+        forge(&deleted, 0, &[], &trims(2, 5)),
+        forge(&deleted, 0, &[], &deletes),
+    ] {
+        assert_eq!(refuses(&deleted, &frame), Damage::Message { what: "frame of a deleted run" });
     }
     let mut trimmed = state.clone();
     for (to, holds) in [(4, 4), (2, 4)] {
@@ -1051,13 +1197,17 @@ enum Command {
     Close {
         outcome: usize,
     },
+    Delete,
 }
+
+/// A command, when it is given, and how many records may then be kept.
+type Given = (Command, u64, Option<u64>);
 
 const STREAMS: [&str; 4] = ["a", "b", "c", "d"];
 const PRODUCERS: [&str; 3] = ["p", "q", "r"];
 const OUTCOMES: [Outcome; 3] = [Outcome::Completed, Outcome::Failed, Outcome::Canceled];
 
-fn commands() -> impl Strategy<Value = Vec<(Command, u64)>> {
+fn commands() -> impl Strategy<Value = Vec<Given>> {
     let stream = || 0..STREAMS.len();
     let behind = prop_oneof![8 => Just(0), 2 => -2..4i64];
     let by = proptest::option::of((0..PRODUCERS.len(), 0..3u64, behind));
@@ -1065,13 +1215,14 @@ fn commands() -> impl Strategy<Value = Vec<(Command, u64)>> {
     let append = (stream(), vec(any::<u8>(), 1..5), by, expect)
         .prop_map(|(stream, records, by, expect)| Command::Append { stream, records, by, expect });
     let command = prop_oneof![
-        20 => append,
-        6 => any::<usize>().prop_map(|nth| Command::Repeat { nth }),
-        1 => stream().prop_map(|stream| Command::CloseStream { stream }),
-        4 => (stream(), 0..12u64).prop_map(|(stream, trim)| Command::Trim { stream, trim }),
-        1 => (0..OUTCOMES.len()).prop_map(|outcome| Command::Close { outcome }),
+        80 => append,
+        24 => any::<usize>().prop_map(|nth| Command::Repeat { nth }),
+        4 => stream().prop_map(|stream| Command::CloseStream { stream }),
+        16 => (stream(), 0..12u64).prop_map(|(stream, trim)| Command::Trim { stream, trim }),
+        4 => (0..OUTCOMES.len()).prop_map(|outcome| Command::Close { outcome }),
+        1 => Just(Command::Delete),
     ];
-    vec((command, NOW..NOW + 50), 1..120)
+    vec((command, NOW..NOW + 50, proptest::option::weighted(0.2, 0..60u64)), 1..120)
 }
 
 /// All that a run is to its readers and writers, as lists.
@@ -1084,6 +1235,7 @@ struct Model {
     /// Streams closed by themselves.
     closed: Vec<String>,
     outcome: Option<Outcome>,
+    deleted_ms: Option<u64>,
     /// Newest epoch and how many appends of it there are, by producer.
     epochs: HashMap<String, (u64, u64)>,
     /// Every append that was acknowledged to a producer.
@@ -1100,8 +1252,14 @@ impl Model {
         0 < self.len(stream)
     }
 
+    /// Records of streams that callers write to, less those that are trimmed.
+    fn kept(&self) -> u64 {
+        let written = self.log.iter().filter(|(name, _)| name != "$run").count() as u64;
+        written - self.trims.values().sum::<u64>()
+    }
+
     /// Whether the append must be taken, and where its records then are.
-    fn admits(&self, append: &Append) -> bool {
+    fn admits(&self, append: &Append, limit: Option<u64>) -> bool {
         let stream = &*append.stream;
         let open = self.outcome.is_none() && !self.closed.iter().any(|name| name == stream);
         let in_place = append.expected_seq.is_none_or(|seq| seq.0 == self.log.len() as u64)
@@ -1112,7 +1270,8 @@ impl Model {
                 Some(&(epoch, _)) => epoch < producer.epoch && producer.seq == 0,
                 None => producer.seq == 0,
             });
-        open && in_place && in_order
+        let kept = self.kept() + append.records.len() as u64;
+        open && in_place && in_order && limit.is_none_or(|limit| kept <= limit)
     }
 
     fn apply(&mut self, append: &Append, now_ms: u64) -> Appended {
@@ -1177,7 +1336,13 @@ impl Trio {
         }
     }
 
-    fn append(&mut self, append: &Append, now_ms: u64) {
+    fn append(&mut self, append: &Append, now_ms: u64, limit: Option<u64>) {
+        let limits = Limits { records: limit, ..Limits::default() };
+        let context = Context { limits, ..at(now_ms) };
+        if self.model.deleted_ms.is_some() {
+            let refused = self.give(|state| state.append(append, &context));
+            return assert_eq!(refused, Err(Refusal::RunDeleted));
+        }
         let known = append.producer.as_ref().and_then(|producer| {
             let same = |(known, _): &&(Append, Appended)| {
                 known.producer.as_ref() == Some(producer)
@@ -1185,15 +1350,17 @@ impl Trio {
             };
             self.model.acknowledged.iter().find(same).cloned()
         });
-        let found = self.give(|state| state.append(append, now_ms));
+        let found = self.give(|state| state.append(append, &context));
         let Some((original, answer)) = known else {
             match found {
                 Ok((found, repeated)) => {
-                    assert!(self.model.admits(append), "admitted: {append:?}");
+                    assert!(self.model.admits(append, limit), "admitted: {append:?}");
                     assert!(!repeated, "never applied before: {append:?}");
                     assert_eq!(found, self.model.apply(append, now_ms));
                 }
-                Err(refusal) => assert!(!self.model.admits(append), "{refusal}: {append:?}"),
+                Err(refusal) => {
+                    assert!(!self.model.admits(append, limit), "{refusal}: {append:?}");
+                }
             }
             return;
         };
@@ -1205,7 +1372,9 @@ impl Trio {
         }
     }
 
-    fn obey(&mut self, command: &Command, now_ms: u64) {
+    fn obey(&mut self, (command, now_ms, limit): &Given) {
+        let (now_ms, limit) = (*now_ms, *limit);
+        let deleted = self.model.deleted_ms.is_some();
         match command {
             Command::Append { stream, records, by, expect } => {
                 let stream = STREAMS[*stream];
@@ -1224,12 +1393,12 @@ impl Trio {
                     expected_index: expect.map(|_| Index(self.model.len(stream))),
                     producer,
                 };
-                self.append(&append, now_ms);
+                self.append(&append, now_ms, limit);
             }
             Command::Repeat { nth } if !self.model.acknowledged.is_empty() => {
                 let nth = nth % self.model.acknowledged.len();
                 let (append, _) = self.model.acknowledged[nth].clone();
-                self.append(&append, now_ms);
+                self.append(&append, now_ms, limit);
             }
             Command::Repeat { .. } => {}
             Command::CloseStream { stream } => {
@@ -1240,12 +1409,14 @@ impl Trio {
                     deduplicated,
                 };
                 let expected = match (self.model.exists(name), closed, self.model.outcome) {
+                    _ if deleted => None,
                     (false, ..) => None,
                     (_, true, _) => Some((end(true), true)),
                     (_, _, Some(_)) => None,
                     _ => Some((end(false), false)),
                 };
-                let found = self.give(|state| state.close_stream(&close_stream(name), now_ms)).ok();
+                let found =
+                    self.give(|state| state.close_stream(&close_stream(name), &at(now_ms))).ok();
                 assert_eq!(found, expected);
                 if found.is_some_and(|(_, repeated)| !repeated) {
                     self.model.closed.push(name.into());
@@ -1255,9 +1426,9 @@ impl Trio {
             Command::Trim { stream, trim: to } => {
                 let name = STREAMS[*stream];
                 let held = self.model.trims.get(name).copied().unwrap_or(0);
-                let allowed = self.model.exists(name) && *to <= self.model.len(name);
+                let allowed = !deleted && self.model.exists(name) && *to <= self.model.len(name);
                 let expected = allowed.then(|| (Index(held.max(*to)), *to <= held));
-                let found = self.give(|state| state.trim(&trim(name, *to), now_ms)).ok();
+                let found = self.give(|state| state.trim(&trim(name, *to), &at(now_ms))).ok();
                 assert_eq!(found, expected);
                 if let Some((trim, false)) = found {
                     self.model.trims.insert(name.into(), trim.0);
@@ -1268,6 +1439,7 @@ impl Trio {
                 let outcome = OUTCOMES[*outcome];
                 let tail = self.model.log.len() as u64;
                 let expected = match self.model.outcome {
+                    _ if deleted => None,
                     None => Some((Closed { seq: Seq(tail), deduplicated: false }, false)),
                     Some(known) if known == outcome => {
                         let ended = self.state.ending.as_ref().expect("ended").seq;
@@ -1275,11 +1447,21 @@ impl Trio {
                     }
                     Some(_) => None,
                 };
-                let found = self.give(|state| state.close(&close_as(outcome), now_ms)).ok();
+                let found = self.give(|state| state.close(&close_as(outcome), &at(now_ms))).ok();
                 assert_eq!(found, expected);
                 if found.is_some_and(|(_, repeated)| !repeated) {
                     self.model.outcome = Some(outcome);
                     self.model.event(now_ms);
+                }
+            }
+            Command::Delete => {
+                let latest_ms = self.model.latest_ms.max(now_ms);
+                let deleted_ms = self.model.deleted_ms.unwrap_or(latest_ms);
+                let answer = Deleted { deleted_ms, deduplicated: deleted };
+                let found = self.give(|state| state.delete(&Delete::default(), &at(now_ms)));
+                assert_eq!(found, Ok((answer, deleted)));
+                if !deleted {
+                    (self.model.deleted_ms, self.model.latest_ms) = (Some(deleted_ms), latest_ms);
                 }
             }
         }
@@ -1291,6 +1473,8 @@ impl Trio {
         assert_eq!(state.tail.0, model.log.len() as u64);
         assert_eq!(state.ending.as_ref().map(|ending| ending.outcome), model.outcome);
         assert_eq!(state.updated_ms, model.latest_ms);
+        assert_eq!(state.deleted_ms, model.deleted_ms);
+        assert_eq!((state.kept_records(), state.frames), (model.kept(), frames.len() as u64));
         for stream in &state.streams {
             assert_eq!(stream.tail.0, model.len(&stream.name), "{}", stream.name);
             assert_eq!(stream.trim.0, model.trims.get(&*stream.name).copied().unwrap_or(0));
@@ -1318,9 +1502,7 @@ proptest! {
         commands in commands(),
     ) {
         let mut trio = Trio::new();
-        for (command, now_ms) in &commands {
-            trio.obey(command, *now_ms);
-        }
+        commands.iter().for_each(|given| trio.obey(given));
         trio.check();
     }
 
@@ -1329,13 +1511,13 @@ proptest! {
         commands in commands(), more in commands(),
     ) {
         let mut trio = Trio::new();
-        commands.iter().for_each(|(command, now_ms)| trio.obey(command, *now_ms));
+        commands.iter().for_each(|given| trio.obey(given));
         trio.state = begin(&trio.frames[0]).expect("begins");
         for frame in &trio.frames[1..] {
             trio.state.replay(frame).expect("fits");
         }
         prop_assert_eq!(&trio.state, &trio.replayed);
-        more.iter().for_each(|(command, now_ms)| trio.obey(command, *now_ms));
+        more.iter().for_each(|given| trio.obey(given));
         trio.check();
     }
 }

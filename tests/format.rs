@@ -14,7 +14,10 @@
 use std::{fs, ops::Range, path::PathBuf, sync::Arc};
 
 use braidlog::{
-    core::{Append, Close, CloseStream, Create, Decision, NewRecord, NewRun, Producer, RunState},
+    core::{
+        Append, Close, CloseStream, Context, Create, Decision, NewRecord, NewRun, Producer,
+        RunState,
+    },
     core::{StreamSpan, Trim},
     format::{
         Damage, PAGE_BYTES, SECTOR_BYTES,
@@ -120,8 +123,12 @@ fn block_of(flags: u8, frames: &[Frame]) -> Vec<u8> {
 
 /// The first run, just created.
 fn created() -> (RunState, Frame) {
-    let create =
-        Create { namespace: "default".into(), run_id: "run_1".into(), task: "summarise".into() };
+    let create = Create {
+        namespace: "default".into(),
+        run_id: "run_1".into(),
+        task: "summarise".into(),
+        ..Create::default()
+    };
     let new = NewRun { run_no: RunNo(FIRST_NO), run_uid: FIRST_UID };
     let (state, frame, _) = RunState::create(&create, new, CREATED_MS).expect("created");
     (state, frame)
@@ -129,7 +136,8 @@ fn created() -> (RunState, Frame) {
 
 /// The second run, just created, without a task.
 fn second() -> RunState {
-    let create = Create { namespace: "default".into(), run_id: "läuft".into(), task: "".into() };
+    let create =
+        Create { namespace: "default".into(), run_id: "läuft".into(), ..Create::default() };
     let new = NewRun { run_no: RunNo(SECOND_NO), run_uid: SECOND_UID };
     RunState::create(&create, new, CREATED_MS).expect("created").0
 }
@@ -162,21 +170,22 @@ fn append() -> Append {
 }
 
 fn appended() -> Frame {
-    accepted(second().append(&append(), APPENDED_MS).expect("append"))
+    accepted(second().append(&append(), &Context::at(APPENDED_MS)).expect("append"))
 }
 
 /// The only record is zeros: as it is, two sectors of its block would be.
 fn zeros() -> Frame {
     let records = vec![NewRecord::new(vec![0; 1_500])];
     let append = Append { stream: "output".into(), records, ..Append::default() };
-    accepted(second().append(&append, APPENDED_MS).expect("append"))
+    accepted(second().append(&append, &Context::at(APPENDED_MS)).expect("append"))
 }
 
 /// The second run after its append: a trim, the end of a stream, the end of the run.
 fn life() -> [Frame; 3] {
     let mut state = second();
-    state.append(&append(), APPENDED_MS).expect("append");
+    state.append(&append(), &Context::at(APPENDED_MS)).expect("append");
     let stream: Arc<str> = "output".into();
+    let at_close = Context::at(CLOSED_MS);
     let trim = Trim { run_uid: None, stream: stream.clone(), trim: Index(1) };
     let close = Close {
         outcome: Outcome::Failed,
@@ -186,11 +195,11 @@ fn life() -> [Frame; 3] {
         ..Close::default()
     };
     [
-        accepted(state.trim(&trim, CLOSED_MS).expect("trim")),
+        accepted(state.trim(&trim, &at_close).expect("trim")),
         accepted(
-            state.close_stream(&CloseStream { run_uid: None, stream }, CLOSED_MS).expect("close"),
+            state.close_stream(&CloseStream { run_uid: None, stream }, &at_close).expect("close"),
         ),
-        accepted(state.close(&close, CLOSED_MS).expect("close")),
+        accepted(state.close(&close, &at_close).expect("close")),
     ]
 }
 
@@ -462,6 +471,7 @@ fn the_first_frame_of_a_run_says_who_it_is() {
         run_id: "run_1".into(),
         run_uid: Bytes::from_static(&FIRST_UID.0),
         task: "summarise".into(),
+        ..RunCreated::default()
     };
     let record = lifecycle(0, 0, CREATED_MS, event::Event::RunCreated(event));
     assert_eq!(records(&frame), [record]);
@@ -537,7 +547,7 @@ fn payload_crc(append: &Append) -> u64 {
 #[test]
 fn a_frame_without_records_stands_at_the_tail() {
     let mut state = second();
-    state.append(&append(), APPENDED_MS).expect("append");
+    state.append(&append(), &Context::at(APPENDED_MS)).expect("append");
     let place = [(1, 1), (2, 0), (8, SECOND_NO), (8, 3), (4, 0), (4, 0), (8, CLOSED_MS)];
     let frame = frame_around_records("frame-trims.bin", &place, state.chain);
     assert_eq!(records(&frame), []);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use braidlog::{
     core::{
-        Append, Close, CloseStream, Create, Decision, NewRecord, NewRun, Producer, Refusal,
-        RunState, Trim,
+        Append, Close, CloseStream, Context, Create, Decision, Delete, NewRecord, NewRun, Producer,
+        Refusal, RunState, Trim,
     },
     format::frame::{Chain, Frame},
     proto::Outcome,
@@ -45,7 +45,7 @@ fn begin(bytes: &[u8]) -> RunState {
         check(&state);
         return state;
     }
-    let create = Create { namespace: "ns".into(), run_id: "run".into(), task: "".into() };
+    let create = Create { namespace: "ns".into(), run_id: "run".into(), ..Create::default() };
     let new = NewRun { run_no: RunNo(RUN_NO), run_uid: RUN_UID };
     RunState::create(&create, new, 1_700_000_000_000).expect("created").0
 }
@@ -81,6 +81,7 @@ fn check(state: &RunState) {
 
 fn command(state: &mut RunState, data: &[u8]) {
     let stream: Arc<str> = state.streams.last().expect("$run").name.clone();
+    let now = Context::default();
     let id = state.producers.last().map_or("p".into(), |producer| producer.id.clone());
     let [epoch, seq] = state.producers.last().map_or([0, 0], |known| [known.epoch, known.next_seq]);
     for (stream, epoch, seq) in
@@ -89,14 +90,17 @@ fn command(state: &mut RunState, data: &[u8]) {
         let records = vec![NewRecord::new(data[..data.len().min(99)].to_vec())];
         let producer = Some(Producer { id: id.clone(), epoch, seq });
         let append = Append { stream: stream.clone(), records, producer, ..Append::default() };
-        give(state, |state| state.append(&append, 0));
+        give(state, |state| state.append(&append, &now));
     }
     let trim = Trim { run_uid: None, stream: stream.clone(), trim: Index(1) };
-    give(state, |state| state.trim(&trim, 0));
-    give(state, |state| state.close_stream(&CloseStream { run_uid: None, stream }, 0));
+    give(state, |state| state.trim(&trim, &now));
+    give(state, |state| state.close_stream(&CloseStream { run_uid: None, stream }, &now));
     let close = Close { outcome: Outcome::Completed, ..Close::default() };
-    give(state, |state| state.close(&close, 0));
-    assert!(state.ending.is_some(), "a run ends when it is closed");
+    give(state, |state| state.close(&close, &now));
+    let ended = state.ending.is_some() || state.deleted_ms.is_some();
+    assert!(ended, "a run ends when it is closed");
+    give(state, |state| state.delete(&Delete::default(), &now));
+    assert!(state.deleted_ms.is_some(), "every run can be deleted");
 }
 
 fn give<R>(

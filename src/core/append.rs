@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Appended, Decision, Refusal, RunState,
-    command::{check_open, check_run_uid},
+    Appended, Context, Decision, Refusal, RunState,
+    command::{check_open, check_run},
     state::Memory,
 };
 use crate::{
     format::{
-        frame::{FRAME_HEADER_BYTES, FrameBuilder, FramePlace},
+        frame::{FRAME_HEADER_BYTES, FrameBuilder},
         wire::RecordFields,
     },
     proto::{
@@ -156,9 +156,13 @@ impl RunState {
     ///
     /// # Errors
     /// The first check that fails; the state is then unchanged.
-    pub fn append(&mut self, append: &Append, now_ms: u64) -> Result<Decision<Appended>, Refusal> {
+    pub fn append(
+        &mut self,
+        append: &Append,
+        context: &Context,
+    ) -> Result<Decision<Appended>, Refusal> {
         append.check()?;
-        check_run_uid(self, append.run_uid)?;
+        check_run(self, append.run_uid)?;
         let payload_crc = append.producer.as_ref().map(|_| append.payload_crc()).unwrap_or(0);
         if let Some(answer) = self.repeated(append, payload_crc)? {
             return Ok(Decision::Duplicate(answer));
@@ -175,7 +179,7 @@ impl RunState {
             let limit = STREAMS_PER_RUN_MAX as u64;
             return Err(Refusal::Limit { which: "streams per run".into(), limit });
         }
-        Ok(self.accept(append, stream, first_index, advance, now_ms))
+        self.accept(append, stream, first_index, advance, context)
     }
 
     /// Rows 3 and 4: the answer, if this very append was applied before.
@@ -256,16 +260,17 @@ impl RunState {
         }
     }
 
-    /// Row 13.
+    /// Row 12 for what is kept, and row 13.
     fn accept(
         &mut self,
         append: &Append,
         stream: Option<StreamNo>,
         first_index: Index,
         advance: Option<ProducerAdvanced>,
-        now_ms: u64,
-    ) -> Decision<Appended> {
-        let time_ms = now_ms.max(self.updated_ms);
+        context: &Context,
+    ) -> Result<Decision<Appended>, Refusal> {
+        let place = self.next_place(0, context);
+        let time_ms = place.time_ms;
         let stream_no = stream.unwrap_or(StreamNo(self.streams.len() as u32));
         let mut builder = FrameBuilder::new(append.frame_bytes_expected());
         for (n, record) in append.records.iter().enumerate() {
@@ -290,7 +295,7 @@ impl RunState {
         let effects = Effects {
             streams_opened: opened.into_iter().collect(),
             producer: advance,
-            streams_trimmed: Vec::new(),
+            ..context.effects()
         };
         let answer = Appended {
             run_uid: self.run_uid,
@@ -301,13 +306,9 @@ impl RunState {
             deduplicated: false,
             positions_forgotten: false,
         };
-        let frame = builder.finish(&self.next_place(0, time_ms), &effects);
+        let frame = builder.finish(&place, &effects);
         debug_assert!(frame.bytes().len() <= append.frame_bytes_max(), "the bound holds");
-        self.accepted(frame, answer)
-    }
-
-    /// Where the run's next frame goes.
-    pub(super) fn next_place(&self, flags: u8, time_ms: u64) -> FramePlace {
-        FramePlace { run_no: self.run_no, first_seq: self.tail, time_ms, flags, chain: self.chain }
+        self.check_quota(&frame, &context.limits)?;
+        Ok(self.accepted(frame, answer))
     }
 }

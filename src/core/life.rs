@@ -1,47 +1,27 @@
-//! The life of a run and its streams: create, close, trim.
+//! The life of a run and its streams after creation: close, trim, delete.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{
-    Decision, Facts, Refusal, RunState,
-    command::{check_open, check_run_uid},
+    Context, Decision, Refusal, RunState,
+    command::{check_open, check_run, check_run_uid},
 };
 use crate::{
     format::{
-        frame::{Chain, FLAG_CLOSES, FLAG_FIRST, Frame, FrameBuilder, FramePlace},
+        frame::{FLAG_CLOSES, Frame, FrameBuilder, FramePlace},
         wire::RecordFields,
     },
     proto::{
-        Event, Kind, Outcome, RunClosed, RunCreated, RunError, StreamClosed, event,
+        Event, Kind, Outcome, RunClosed, RunError, StreamClosed, event,
         storage::v1::{Effects, StreamTrimmed},
     },
     record::{
-        Index, OUTPUT_BYTES_MAX, RUN_ID_BYTES_MAX, RunNo, RunUid, STREAM_NAME_BYTES_MAX, Seq,
-        StreamNo, check_name, check_text,
+        Index, OUTPUT_BYTES_MAX, RUN_ID_BYTES_MAX, RunUid, STREAM_NAME_BYTES_MAX, Seq, StreamNo,
+        check_name, check_text,
     },
 };
-
-/// Asks for a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Create {
-    /// Tenant.
-    pub namespace: Arc<str>,
-    /// Name: 1 to 512 bytes without control characters, not starting with `$`.
-    pub run_id: Arc<str>,
-    /// Task, up to 512 bytes, or empty.
-    pub task: Arc<str>,
-}
-
-/// What the store gives a run that is created.
-#[derive(Debug, Clone, Copy)]
-pub struct NewRun {
-    /// Its number.
-    pub run_no: RunNo,
-    /// Its identity.
-    pub run_uid: RunUid,
-}
 
 /// Closes a run.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -98,70 +78,31 @@ pub struct Trim {
     pub trim: Index,
 }
 
-impl Create {
-    /// Row 1: names.
-    ///
-    /// # Errors
-    /// [`Refusal::Invalid`].
-    pub fn check(&self) -> Result<(), Refusal> {
-        check_name(&self.namespace, RUN_ID_BYTES_MAX)
-            .map_err(|error| Refusal::name("namespace", error))?;
-        check_name(&self.run_id, RUN_ID_BYTES_MAX)
-            .map_err(|error| Refusal::name("run_id", error))?;
-        check_text(&self.task, RUN_ID_BYTES_MAX).map_err(|error| Refusal::name("task", error))
-    }
+/// Deletes a run with all it holds, open or closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Delete {
+    /// Identity the run must have, if given.
+    pub run_uid: Option<RunUid>,
+}
 
-    /// Bytes of the frame that this becomes, at most.
-    pub fn frame_bytes_max(&self) -> usize {
-        self.namespace.len() + self.run_id.len() + self.task.len() + 256
-    }
-
-    /// Whether creating a run that exists is only a repetition.
-    ///
-    /// # Errors
-    /// [`Refusal::RunExists`] if the parameters differ.
-    pub fn check_same(&self, existing: &RunState) -> Result<(), Refusal> {
-        if existing.task == self.task { Ok(()) } else { Err(Refusal::RunExists) }
-    }
+/// The run is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deleted {
+    /// Milliseconds since the Unix epoch of the deletion.
+    pub deleted_ms: u64,
+    /// Whether it had been deleted before.
+    pub deduplicated: bool,
 }
 
 impl RunState {
-    /// Creates a run: its state and its first frame.
-    ///
-    /// # Errors
-    /// [`Refusal::Invalid`].
-    pub fn create(
-        create: &Create,
-        new: NewRun,
-        now_ms: u64,
-    ) -> Result<(Self, Frame, Facts), Refusal> {
-        create.check()?;
-        let event = event::Event::RunCreated(RunCreated {
-            namespace: create.namespace.as_ref().into(),
-            run_id: create.run_id.as_ref().into(),
-            run_uid: new.run_uid.0.to_vec().into(),
-            task: create.task.as_ref().into(),
-        });
-        let place = FramePlace {
-            run_no: new.run_no,
-            first_seq: Seq::ZERO,
-            time_ms: now_ms,
-            flags: FLAG_FIRST,
-            chain: Chain::start(new.run_uid),
-        };
-        let frame = lifecycle_frame(&place, Index::ZERO, event);
-        let (state, facts) = Self::begin(&frame).expect("a frame just built replays");
-        Ok((state, frame, facts))
-    }
-
     /// Admits a close, in the order of checks of the module [`core`](crate::core). Closing again with
     /// the same outcome gives the first answer.
     ///
     /// # Errors
     /// The first check that fails; the state is then unchanged.
-    pub fn close(&mut self, close: &Close, now_ms: u64) -> Result<Decision<Closed>, Refusal> {
+    pub fn close(&mut self, close: &Close, context: &Context) -> Result<Decision<Closed>, Refusal> {
         close.check()?;
-        check_run_uid(self, close.run_uid)?;
+        check_run(self, close.run_uid)?;
         if let Some(ending) = &self.ending
             && ending.outcome == close.outcome
         {
@@ -178,7 +119,7 @@ impl RunState {
             error: close.error.clone(),
         });
         let answer = Closed { seq: self.tail, deduplicated: false };
-        Ok(self.accept_event(FLAG_CLOSES, event, now_ms, answer))
+        Ok(self.accept_event(FLAG_CLOSES, event, context, answer))
     }
 
     /// Admits the close of one stream. Closing it again gives the first answer, also after the run
@@ -189,7 +130,7 @@ impl RunState {
     pub fn close_stream(
         &mut self,
         close: &CloseStream,
-        now_ms: u64,
+        context: &Context,
     ) -> Result<Decision<StreamEnd>, Refusal> {
         let stream_no = self.named_stream(&close.stream, close.run_uid)?;
         let stream = self.stream(stream_no);
@@ -200,7 +141,7 @@ impl RunState {
         check_open(self, Some(&close.stream))?;
         let event = event::Event::StreamClosed(StreamClosed { stream: stream_no.0 });
         let answer = StreamEnd { final_index, deduplicated: false };
-        Ok(self.accept_event(0, event, now_ms, answer))
+        Ok(self.accept_event(0, event, context, answer))
     }
 
     /// Admits a trim, of open and closed runs alike. Trims never go back: a lower one changes
@@ -208,7 +149,7 @@ impl RunState {
     ///
     /// # Errors
     /// [`Refusal::BeyondTail`] if the index has not been written yet, and the usual ones.
-    pub fn trim(&mut self, trim: &Trim, now_ms: u64) -> Result<Decision<Index>, Refusal> {
+    pub fn trim(&mut self, trim: &Trim, context: &Context) -> Result<Decision<Index>, Refusal> {
         let stream_no = self.named_stream(&trim.stream, trim.run_uid)?;
         let stream = self.stream(stream_no);
         if stream.tail < trim.trim {
@@ -218,16 +159,35 @@ impl RunState {
             return Ok(Decision::Duplicate(stream.trim));
         }
         let trimmed = StreamTrimmed { stream: stream_no.0, trim: trim.trim.0 };
-        let effects = Effects { streams_trimmed: vec![trimmed], ..Effects::default() };
-        let place = self.next_place(0, now_ms.max(self.updated_ms));
-        let frame = FrameBuilder::new(0).finish(&place, &effects);
+        let effects = Effects { streams_trimmed: vec![trimmed], ..context.effects() };
+        let frame = FrameBuilder::new(0).finish(&self.next_place(0, context), &effects);
         Ok(self.accepted(frame, trim.trim))
+    }
+
+    /// Admits a deletion, of open and closed runs alike. Deleting again gives the first answer;
+    /// every other command of a deleted run is refused with [`Refusal::RunDeleted`].
+    ///
+    /// # Errors
+    /// [`Refusal::RunReplaced`]; the state is then unchanged.
+    pub fn delete(
+        &mut self,
+        delete: &Delete,
+        context: &Context,
+    ) -> Result<Decision<Deleted>, Refusal> {
+        check_run_uid(self, delete.run_uid)?;
+        if let Some(deleted_ms) = self.deleted_ms {
+            return Ok(Decision::Duplicate(Deleted { deleted_ms, deduplicated: true }));
+        }
+        let effects = Effects { deleted: true, ..context.effects() };
+        let place = self.next_place(0, context);
+        let answer = Deleted { deleted_ms: place.time_ms, deduplicated: false };
+        Ok(self.accepted(FrameBuilder::new(0).finish(&place, &effects), answer))
     }
 
     /// Rows 1 and 2 for commands on one stream that exists. `$run` is nobody's to close or trim.
     fn named_stream(&self, name: &str, run_uid: Option<RunUid>) -> Result<StreamNo, Refusal> {
         check_name(name, STREAM_NAME_BYTES_MAX).map_err(|error| Refusal::name("stream", error))?;
-        check_run_uid(self, run_uid)?;
+        check_run(self, run_uid)?;
         self.stream_no(name).ok_or(Refusal::StreamNotFound)
     }
 
@@ -235,11 +195,12 @@ impl RunState {
         &mut self,
         flags: u8,
         event: event::Event,
-        now_ms: u64,
+        context: &Context,
         answer: R,
     ) -> Decision<R> {
-        let place = self.next_place(flags, now_ms.max(self.updated_ms));
-        let frame = lifecycle_frame(&place, self.stream(StreamNo::RUN).tail, event);
+        let place = self.next_place(flags, context);
+        let index = self.stream(StreamNo::RUN).tail;
+        let frame = lifecycle_frame(&place, index, event, &context.effects());
         self.accepted(frame, answer)
     }
 }
@@ -268,7 +229,12 @@ impl Close {
 }
 
 /// A frame that holds one event of stream 0.
-fn lifecycle_frame(place: &FramePlace, index: Index, event: event::Event) -> Frame {
+pub(super) fn lifecycle_frame(
+    place: &FramePlace,
+    index: Index,
+    event: event::Event,
+    effects: &Effects,
+) -> Frame {
     let event = Event { event: Some(event) };
     let mut builder = FrameBuilder::new(128);
     builder.record(&RecordFields {
@@ -283,5 +249,5 @@ fn lifecycle_frame(place: &FramePlace, index: Index, event: event::Event) -> Fra
         event: Some(&event),
         data: &[],
     });
-    builder.finish(place, &Effects::default())
+    builder.finish(place, effects)
 }

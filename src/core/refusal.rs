@@ -36,6 +36,9 @@ pub enum Refusal {
     /// The run has no such stream. Append to it first; a tail can wait for it.
     #[error("stream not found: it is opened by its first append")]
     StreamNotFound,
+    /// The run was deleted, with all it held. Stop, or create another run of this name.
+    #[error("the run was deleted: creating it again makes another run of this name")]
+    RunDeleted,
     /// The name belongs to another run now. Start over with the new one.
     #[error("the run was replaced: this name now belongs to run_uid {run_uid}")]
     RunReplaced {
@@ -91,6 +94,14 @@ pub enum Refusal {
         /// What is limited.
         which: Cow<'static, str>,
         /// How many there may be.
+        limit: u64,
+    },
+    /// The append would pass what is kept of the run. Trim, or stop.
+    #[error("no more than {limit} {which} are kept: trim what is no longer needed")]
+    Quota {
+        /// What is limited.
+        which: Cow<'static, str>,
+        /// How much may be kept.
         limit: u64,
     },
     /// The position was trimmed. Start at the first that is kept, or allow a gap.

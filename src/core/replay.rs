@@ -9,7 +9,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::{
-    Decision,
+    Decision, Retention, UnknownAtLimit,
     state::{Appended, Ending, ProducerState, Remembered, RunState, StreamState},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         wire,
     },
     proto::{
-        Event, Outcome, RunClosed, StreamKind, event,
+        self, Event, Outcome, RunClosed, StreamKind, event,
         storage::v1::{Effects, ProducerAdvanced},
     },
     record::{Index, RunUid, Seq, StreamNo},
@@ -38,6 +38,8 @@ pub struct Facts {
     pub closed: Vec<StreamNo>,
     /// How it ends the run, if it does.
     pub outcome: Option<Outcome>,
+    /// Whether it deletes the run.
+    pub deleted: bool,
 }
 
 /// The records of one stream in a frame: dense in index, not necessarily side by side.
@@ -81,6 +83,9 @@ impl RunState {
             run_uid,
             run_no: frame.header.run_no,
             task: created.task.into(),
+            tags: created.tags.into_iter().map(Arc::from).collect(),
+            batch: created.batch_id.into(),
+            retention: created.retention.map(decode_retention).transpose()?,
             created_ms: frame.header.time_ms,
             updated_ms: frame.header.time_ms,
             tail: Seq::ZERO,
@@ -88,8 +93,10 @@ impl RunState {
             records_chain: chain,
             streams: vec![StreamState::run()],
             producers: Vec::new(),
+            frames: 0,
             bytes: 0,
             ending: None,
+            deleted_ms: None,
         };
         let facts = state.replay(frame)?;
         Ok((state, facts))
@@ -113,6 +120,9 @@ impl RunState {
 
     fn check(&self, frame: &Frame) -> Result<Checked, Damage> {
         let header = &frame.header;
+        if self.deleted_ms.is_some() {
+            return Err(Damage::Message { what: "frame of a deleted run" });
+        }
         if header.run_no != self.run_no || self.chain.link(header.crc) != header.chain {
             return Err(Damage::Chain);
         }
@@ -125,6 +135,7 @@ impl RunState {
         }
         let effects = frame.effects()?;
         self.check_effects(&effects)?;
+        check_deletion(header.count, &effects)?;
         let (mut facts, events) = self.check_records(frame, effects.streams_opened.len())?;
         facts.opened =
             effects.streams_opened.iter().map(|s| (s.name.as_str().into(), s.kind())).collect();
@@ -137,6 +148,7 @@ impl RunState {
                 event::Event::RunClosed(closed) => facts.outcome = Some(closed.outcome()),
             }
         }
+        facts.deleted = effects.deleted;
         self.check_ends(&facts)?;
         Ok(Checked { effects, events, facts })
     }
@@ -271,6 +283,8 @@ impl RunState {
             self.records_chain = header.chain;
         }
         self.updated_ms = self.updated_ms.max(header.time_ms);
+        self.deleted_ms = facts.deleted.then_some(header.time_ms);
+        self.frames += 1;
         self.bytes += frame.bytes().len() as u64;
     }
 
@@ -298,7 +312,7 @@ impl RunState {
 }
 
 impl Ending {
-    fn of(seq: Seq, time_ms: u64, closed: RunClosed) -> Self {
+    pub(super) fn of(seq: Seq, time_ms: u64, closed: RunClosed) -> Self {
         Self {
             outcome: closed.outcome(),
             seq,
@@ -317,7 +331,25 @@ fn decode_event(frame: &Frame, event: &[u8]) -> Result<event::Event, Damage> {
     event.event.ok_or(damage)
 }
 
-fn expect_number(what: &'static str, found: u64, expected: u64) -> Result<(), Damage> {
+/// A frame that deletes its run does nothing else.
+fn check_deletion(count: u32, effects: &Effects) -> Result<(), Damage> {
+    let alone = Effects { deleted: effects.deleted, home: effects.home, ..Effects::default() };
+    if effects.deleted && (count != 0 || *effects != alone) {
+        return Err(Damage::Message { what: "deleting frame" });
+    }
+    Ok(())
+}
+
+/// Decodes what is kept of a run.
+pub(super) fn decode_retention(retention: proto::Retention) -> Result<Retention, Damage> {
+    let unknown = |error: UnknownAtLimit| Damage::Unknown {
+        what: "policy at the limit",
+        found: u64::from(error.found.unsigned_abs()),
+    };
+    retention.try_into().map_err(unknown)
+}
+
+pub(super) fn expect_number(what: &'static str, found: u64, expected: u64) -> Result<(), Damage> {
     if found == expected { Ok(()) } else { Err(Damage::Numbering { what, found, expected }) }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
+use super::Retention;
 use crate::{
     format::frame::Chain,
     proto::{Outcome, RunError, StreamKind},
@@ -23,6 +24,12 @@ pub struct RunState {
     pub run_no: RunNo,
     /// Task, or empty.
     pub task: Arc<str>,
+    /// Labels, in the order given.
+    pub tags: Vec<Arc<str>>,
+    /// Batch the run belongs to, or empty.
+    pub batch: Arc<str>,
+    /// What is kept of the run; none is what its namespace says.
+    pub retention: Option<Retention>,
     /// Milliseconds since the Unix epoch of the creation.
     pub created_ms: u64,
     /// Milliseconds since the Unix epoch of the last frame; never decreases.
@@ -37,10 +44,14 @@ pub struct RunState {
     pub streams: Vec<StreamState>,
     /// Idempotent producers by their reference number.
     pub producers: Vec<ProducerState>,
+    /// Number of frames.
+    pub frames: u64,
     /// Bytes of all frames.
     pub bytes: u64,
     /// How it ended, once it is closed.
     pub ending: Option<Ending>,
+    /// Milliseconds since the Unix epoch of the deletion, once it is deleted: the last frame.
+    pub deleted_ms: Option<u64>,
 }
 
 /// State of a stream.

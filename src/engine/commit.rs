@@ -21,10 +21,10 @@ use crate::{
     format::{
         block::{BLOCK_HEADER_BYTES, BLOCK_TRAILER_BYTES, FLAG_CLEAN, FLAG_IDLE},
         manifest::{Edit, ListedSlot},
+        segment::JournalPoint,
         slot::{SlotHeader, SlotKind},
     },
     journal::{BlockPlace, BlockWriter, FrameAt, MaskedBlock, ReadySlot},
-    manifest::Manifest,
     record::{BLOCK_PAYLOAD_MAX, VSHARDS},
 };
 
@@ -49,9 +49,6 @@ pub(super) struct Committer {
     shared: Arc<Shared>,
     supply: Arc<Supply>,
     writer: BlockWriter,
-    slot: u32,
-    slot_next: u32,
-    manifest: Manifest,
     file_seq_next: u64,
     incarnation: u64,
     store_uuid: [u8; 16],
@@ -62,8 +59,6 @@ pub(super) struct Committer {
 /// What the committer starts from.
 pub(super) struct Start {
     pub(super) writer: BlockWriter,
-    pub(super) slot: u32,
-    pub(super) manifest: Manifest,
     pub(super) file_seq_next: u64,
     pub(super) incarnation: u64,
     pub(super) store_uuid: [u8; 16],
@@ -71,16 +66,11 @@ pub(super) struct Start {
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>, supply: Arc<Supply>, start: Start) -> Self {
-        let slots = &start.manifest.live().slots;
-        let slot_next = slots.iter().map(|slot| slot.slot + 1).max().unwrap_or(0);
         shared.queue.note_remaining(start.writer.remaining());
         Self {
             shared,
             supply,
             writer: start.writer,
-            slot: start.slot,
-            slot_next,
-            manifest: start.manifest,
             file_seq_next: start.file_seq_next,
             incarnation: start.incarnation,
             store_uuid: start.store_uuid,
@@ -147,12 +137,20 @@ impl Committer {
         match self.supply.wait() {
             SupplyState::Settled | SupplyState::Making => Progress::Worked,
             SupplyState::DiskFull if self.shared.queue.is_closing() => {
-                self.shared.queue.end(&Error::DiskFull);
-                self.finish();
-                Progress::Stopped
+                self.give_up(&Error::DiskFull)
             }
-            SupplyState::DiskFull => Progress::Worked,
+            SupplyState::JournalFull if self.shared.queue.is_closing() => {
+                self.give_up(&Error::ShuttingDown)
+            }
+            SupplyState::DiskFull | SupplyState::JournalFull => Progress::Worked,
         }
+    }
+
+    /// Ends without a place for what is still queued.
+    fn give_up(&mut self, error: &Error) -> Progress {
+        self.shared.queue.end(error);
+        self.finish();
+        Progress::Stopped
     }
 
     fn write(&mut self, taken: &Taken) -> io::Result<BlockPlace> {
@@ -167,25 +165,34 @@ impl Committer {
 
     /// Everything in the block is durable: first it becomes visible, then it is answered.
     fn publish(&mut self, place: BlockPlace, items: Vec<Pending>) -> Progress {
-        if place.header.mask != 0 {
-            let BlockPlace { position, header } = place;
-            self.shared.frames.add_masked(MaskedBlock { slot: self.slot, position, header });
+        let BlockPlace { position, header } = place;
+        if header.mask != 0 {
+            let position = position as u32;
+            self.shared.frames.add_masked(MaskedBlock { position, header });
         }
-        let mut position = place.position + BLOCK_HEADER_BYTES as u64;
+        let mut at = FrameAt {
+            file_seq: header.file_seq,
+            position: position as u32 + BLOCK_HEADER_BYTES as u32,
+            len: 0,
+        };
+        let mut end = JournalPoint { block_no: header.block_no, frame: 0 };
         let mut answers = Vec::with_capacity(items.len());
         let mut permits = Vec::new();
         for item in items {
             if let Work::Frame { frame, facts, permit } = item.work {
-                let len = frame.bytes().len() as u32;
-                let at = FrameAt { slot: self.slot, len, position };
-                position += u64::from(len);
+                at.len = frame.bytes().len() as u32;
+                end.frame += 1;
                 self.shared.stats.count_frame(&frame);
-                self.shared.shard(frame.header.run_no.vshard()).lock().publish(frame, at, &facts);
+                let vshard = frame.header.run_no.vshard();
+                let added = self.shared.shard(vshard).lock().publish(frame, at, end, &facts);
+                self.shared.unflushed.add(added);
+                at.position += at.len;
                 permits.extend(permit);
             }
             answers.push(item.done);
         }
         self.shared.stats.commits.fetch_add(1, Ordering::Relaxed);
+        self.shared.note_durable(header.block_no + 1);
         self.mark_due = true;
         self.note_remaining();
         drop(permits);
@@ -202,23 +209,21 @@ impl Committer {
     /// Has the next slot made while half of this one is still free.
     fn ask_for_slot(&self) {
         if self.writer.remaining() < self.writer.size() / 2 {
-            self.supply.want(self.slot_next);
+            self.supply.want();
         }
     }
 
     /// Goes on in the next slot; false if it is not ready yet.
     fn change_slot(&mut self) -> io::Result<bool> {
-        self.supply.want(self.slot_next);
+        self.supply.want();
         let Some(ready) = self.supply.take_ready()? else { return Ok(false) };
         let (slot, header) = (ready.slot, self.next_header(&ready));
         let file = ready.begin(&header)?;
         let listed =
             ListedSlot { slot, file_seq: header.file_seq, first_block_no: header.first_block_no };
-        self.manifest.commit(&[Edit::SlotUse(listed)])?;
-        self.shared.frames.add_slot(&*self.shared.platform.vfs, slot)?;
+        self.shared.manifest.lock().commit(&[Edit::SlotUse(listed)])?;
+        self.shared.frames.add_slot(&*self.shared.platform.vfs, slot, header.file_seq)?;
         self.writer.continue_in(file, header);
-        self.slot = slot;
-        self.slot_next = slot + 1;
         self.file_seq_next += 1;
         self.note_remaining();
         Ok(true)
@@ -255,6 +260,7 @@ impl Committer {
         let written = self.writer.write(flags, [], self.shared.now_ms());
         match written.and_then(|_| self.writer.sync()) {
             Ok(()) => {
+                self.shared.note_durable(self.writer.next_block_no());
                 self.note_remaining();
                 Progress::Worked
             }

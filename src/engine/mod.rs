@@ -13,6 +13,9 @@
 //! What it deliberately does not do: know who is asking, or speak a protocol.
 
 mod commit;
+mod find;
+mod flush;
+mod history;
 mod open;
 mod options;
 mod pool;
@@ -33,6 +36,7 @@ mod tail;
 mod ticket;
 
 pub use commit::Progress;
+pub use flush::Flushed;
 pub use open::Opened;
 pub use options::Options;
 pub use request::{

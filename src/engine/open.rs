@@ -4,9 +4,10 @@ use std::{io, sync::Arc};
 
 use super::{
     commit::{Committer, Start},
+    flush::Flusher,
     options::Options,
     pool::Pool,
-    shared::Shared,
+    shared::{Beginnings, Shared},
     supply::Supply,
 };
 use crate::{
@@ -31,6 +32,7 @@ pub struct Opened {
 pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) committer: Committer,
+    pub(super) flusher: Flusher,
     pub(super) opened: Opened,
     pub(super) lock: Box<dyn Send + Sync>,
 }
@@ -54,26 +56,41 @@ pub(super) fn open_parts(
         incarnation: recovered.incarnation,
         recovered: recovered.summary,
     };
-    let supply = Arc::new(Supply::new(options.slot_bytes));
-    let shared = Shared::new(platform, options, supply.clone(), pool, recovered.clock_ms);
-    for slot in &recovered.manifest.live().slots {
-        shared.frames.add_slot(&*shared.platform.vfs, slot.slot)?;
+    let slots = recovered.manifest.live().slots.clone();
+    let slot_new = slots.iter().map(|slot| slot.slot + 1).max().unwrap_or(0);
+    let slot_new = recovered.slots_unlisted.iter().fold(slot_new, |new, slot| new.max(slot + 1));
+    let supply = Arc::new(Supply::new(
+        options.slot_bytes,
+        options.journal_slots_max,
+        slots.len() as u32,
+        recovered.slots_unlisted,
+        slot_new,
+    ));
+    let start = Beginnings {
+        store_uuid: opened.store_uuid,
+        durable_block_no: recovered.writer.next_block_no(),
+        clock_floor_ms: recovered.clock_ms,
+    };
+    let (manifest, packs) = (recovered.manifest, recovered.packs);
+    let shared = Shared::new(platform, options, pool, supply.clone(), manifest, packs, start);
+    for slot in &slots {
+        shared.frames.add_slot(&*shared.platform.vfs, slot.slot, slot.file_seq)?;
     }
     recovered.masked.iter().for_each(|block| shared.frames.add_masked(*block));
     for (run_no, run) in recovered.runs {
-        shared.shard(run_no.vshard()).lock().restore(run);
+        let bytes = shared.shard(run_no.vshard()).lock().restore(run);
+        shared.unflushed.add(bytes);
     }
     let shared = Arc::new(shared);
     let start = Start {
         writer: recovered.writer,
-        slot: recovered.slot,
-        manifest: recovered.manifest,
         file_seq_next: recovered.file_seq_next,
         incarnation: recovered.incarnation,
         store_uuid: opened.store_uuid,
     };
     let committer = Committer::new(shared.clone(), supply, start);
-    Ok(Parts { shared, committer, opened, lock })
+    let flusher = Flusher::new(shared.clone(), recovered.pack_next);
+    Ok(Parts { shared, committer, flusher, opened, lock })
 }
 
 /// Takes the lock of the data directory and writes into it who has it.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{
     error::OpenError,
-    format::{PAGE_BYTES, block::block_bytes, slot::FIRST_BLOCK_AT},
+    format::{PAGE_BYTES, block::block_bytes, compress::Codec, slot::FIRST_BLOCK_AT},
     record::APPEND_BYTES_MAX,
 };
 
@@ -20,6 +20,24 @@ pub struct Options {
     pub slot_bytes: u64,
     /// Bytes of a manifest. A multiple of 4 KiB.
     pub manifest_bytes: u64,
+    /// Slots the journal may have, besides the one that a start of the store adds.
+    pub journal_slots_max: u32,
+    /// Bytes of frames in the journal after which they are copied into packs.
+    pub flush_bytes: u64,
+    /// Bytes of frames that may wait to be copied into packs; further appends are refused until
+    /// some are. Also what of them may be in memory.
+    pub unflushed_bytes_max: u64,
+    /// Milliseconds after which frames are copied into packs, however few there are.
+    pub flush_after_ms: u64,
+    /// Bytes of a pack at which the next one is begun.
+    pub pack_bytes: u64,
+    /// How packs are compressed.
+    pub codec: Codec,
+    /// Bytes of the states of runs that are kept in memory; those of runs at rest are given up
+    /// beyond it. Split evenly over 16 shards.
+    pub resident_bytes: usize,
+    /// Bytes of decompressed blocks of packs that are kept in memory.
+    pub cache_bytes: usize,
     /// Bytes of recent frames that are kept in memory for readers at the tail. Split evenly over
     /// 16 shards, so one run has a sixteenth of it at most.
     pub ring_bytes: usize,
@@ -39,7 +57,15 @@ impl Options {
             data_dir: data_dir.into(),
             slot_bytes_first: 16 << 20,
             slot_bytes: 64 << 20,
-            manifest_bytes: 1 << 20,
+            manifest_bytes: 4 << 20,
+            journal_slots_max: 14,
+            flush_bytes: 128 << 20,
+            unflushed_bytes_max: 512 << 20,
+            flush_after_ms: 60_000,
+            pack_bytes: 256 << 20,
+            codec: Codec::Zstd,
+            resident_bytes: 128 << 20,
+            cache_bytes: 128 << 20,
             ring_bytes: 256 << 20,
             ingest_bytes: 64 << 20,
             read_threads: 2,
@@ -70,6 +96,14 @@ impl Options {
         if self.ingest_bytes < 4 * APPEND_BYTES_MAX {
             let problem = "is less than four appends of the largest size (4 MiB)";
             return Err(OpenError::Options { option: "ingest_bytes", problem });
+        }
+        if self.journal_slots_max < 3 {
+            let problem = "is less than 3: one is written to, one is made ready, one is copied out";
+            return Err(OpenError::Options { option: "journal_slots_max", problem });
+        }
+        if self.unflushed_bytes_max < 2 * self.flush_bytes {
+            let problem = "is less than twice flush_bytes";
+            return Err(OpenError::Options { option: "unflushed_bytes_max", problem });
         }
         if self.read_threads == 0 {
             return Err(OpenError::Options { option: "read_threads", problem: "is zero" });

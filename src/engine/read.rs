@@ -1,17 +1,29 @@
 //! Reading: tails, pages, and where a run ends.
 
 use super::{
+    history::{History, Question},
     published::Published,
     reader::Reader,
     request::{Bounds, End, Page, Query, Records, RunKey, RunTail, StreamList, TailItem},
+    shard::Run,
+    start::{Answers, Unresolved},
     store::Store,
     tail::Tail,
 };
 use crate::{
     core::Refusal,
     error::Error,
-    record::{READ_BYTES_MAX, READ_RECORDS_MAX, RunUid},
+    record::{READ_BYTES_MAX, READ_RECORDS_MAX, RunNo, RunUid},
 };
+
+/// What came of opening a reader.
+enum Opening {
+    Tail(Tail),
+    /// The run's creation is not durable yet.
+    NotYet,
+    /// Segments have to be asked first.
+    Ask(Question, u64, RunNo),
+}
 
 impl Store {
     /// Where a run and one of its streams end now: everything acknowledged before is below.
@@ -106,19 +118,45 @@ impl Store {
         query: &Query,
         check: impl Fn(&Published) -> Result<(), Refusal>,
     ) -> Result<Tail, Error> {
+        let mut answers = Answers::default();
         loop {
-            let opened = self.with_run(&query.run, |store, run| {
-                if !run.published.exists() {
-                    return Ok(None);
+            let opened = self
+                .with_run(&query.run, |store, run| store.open_reader(run, query, &check, &answers));
+            match opened.await? {
+                Opening::Tail(tail) => return Ok(tail),
+                Opening::NotYet => self.barrier().await?,
+                Opening::Ask(question, name_hash, run_no) => {
+                    let shared = self.shared.clone();
+                    let answer =
+                        move || History::of(&shared, name_hash, run_no)?.answer(&shared, question);
+                    answers.add(question, self.shared.pool.run(answer).await?);
                 }
-                check(&run.published)?;
-                let reader = Reader::open(run, query)?;
+            }
+        }
+    }
+
+    fn open_reader(
+        &self,
+        run: &mut Run,
+        query: &Query,
+        check: &impl Fn(&Published) -> Result<(), Refusal>,
+        answers: &Answers,
+    ) -> Result<Opening, Error> {
+        if !run.published.exists() {
+            return Ok(Opening::NotYet);
+        }
+        if run.published.deleted {
+            return Err(Refusal::RunDeleted.into());
+        }
+        check(&run.published)?;
+        match Reader::open(run, query, answers) {
+            Ok(reader) => {
                 let wake = run.published.subscribe();
-                Ok(Some(Tail::new(store.shared.clone(), wake, reader)))
-            })?;
-            match opened {
-                Some(tail) => return Ok(tail),
-                None => self.barrier().await?,
+                Ok(Opening::Tail(Tail::new(self.shared.clone(), wake, reader)))
+            }
+            Err(Unresolved::Refused(refusal)) => Err(refusal.into()),
+            Err(Unresolved::Ask(question)) => {
+                Ok(Opening::Ask(question, run.name_hash, run.state.run_no))
             }
         }
     }
@@ -133,12 +171,15 @@ impl Store {
         loop {
             let found = self.with_run(key, |_, run| {
                 let published = &run.published;
+                if published.deleted {
+                    return Err(Refusal::RunDeleted.into());
+                }
                 if run_uid.is_some_and(|wanted| wanted != published.run_uid) {
                     return Err(Refusal::RunReplaced { run_uid: published.run_uid }.into());
                 }
                 Ok(published.exists().then(|| look(published)))
-            })?;
-            match found {
+            });
+            match found.await? {
                 Some(found) => return found.map_err(Error::Refused),
                 None => self.barrier().await?,
             }

@@ -9,17 +9,18 @@ use super::{
     published::Published,
     request::{Bounds, End, Gap, Query, StreamInfo, TailItem},
     select::{
-        Batch, Chunk, ChunkFrame, Filter, Found, FoundItem, Gathered, Load, Selection, gather,
+        Batch, Chunk, ChunkFrame, Filter, Found, FoundItem, Gathered, Load, Position, Selection,
+        gather,
     },
     shard::Run,
     shared::Shared,
-    start::find_start,
+    start::{Answers, Unresolved, find_start},
 };
 use crate::{
     core::Refusal,
     error::{Corruption, Error},
     format::{Damage, cursor::Cursor, frame::Frame, wire},
-    record::{Index, RunNo, STREAMS_PER_RUN_MAX, Seq, StreamNo},
+    record::{Index, RunNo, RunUid, STREAMS_PER_RUN_MAX, Seq, StreamNo},
 };
 
 /// What a reader does next.
@@ -32,11 +33,13 @@ pub(super) enum Step {
 /// A position in a run, and what is read from there.
 pub(super) struct Reader {
     run_no: RunNo,
+    run_uid: RunUid,
     selection: Selection,
     bounds: Bounds,
     stop_at: Option<Seq>,
-    /// Everything below was delivered or filtered.
-    position: Seq,
+    position: Position,
+    /// The stream that is read, if it is one and exists.
+    single: Option<StreamNo>,
     /// Where to resume after the last item given.
     cursor: Cursor,
     /// First index wanted, until it is met: a start inside a frame of several streams.
@@ -55,27 +58,30 @@ pub(super) struct Reader {
 
 impl Reader {
     /// A reader at the start of a query. The caller holds the shard's lock, and the run exists.
-    pub(super) fn open(run: &Run, query: &Query) -> Result<Self, Refusal> {
+    pub(super) fn open(run: &Run, query: &Query, answers: &Answers) -> Result<Self, Unresolved> {
         let published = &run.published;
         if query.run_uid.is_some_and(|wanted| wanted != published.run_uid) {
-            return Err(Refusal::RunReplaced { run_uid: published.run_uid });
+            return Err(Refusal::RunReplaced { run_uid: published.run_uid }.into());
         }
         let selection = match query.streams.is_empty() {
             true => Selection::All,
             false => Selection::Named(query.streams.clone()),
         };
         if STREAMS_PER_RUN_MAX < query.streams.len() {
-            return Err(Refusal::invalid("streams", "names more streams than a run can have"));
+            let problem = "names more streams than a run can have";
+            return Err(Refusal::invalid("streams", problem).into());
         }
         let single = selection.single(published);
-        let from = find_start(published, query, single)?;
+        let from = find_start(published, answers, query, single)?;
         Ok(Self {
             run_no: run.state.run_no,
+            run_uid: published.run_uid,
             selection,
             bounds: query.bounds,
             stop_at: query.stop_at_tail.then_some(published.durable),
-            position: from.seq,
-            cursor: published.cursor(from.seq, single),
+            position: from.at,
+            single,
+            cursor: cursor(published.run_uid, from.at, single),
             first_index: from.index,
             gaps_told: BTreeMap::new(),
             announced: 0,
@@ -96,9 +102,9 @@ impl Reader {
         shared.shard(self.run_no.vshard()).lock().run(self.run_no).durable()
     }
 
-    /// Takes in frames that were read from disk.
-    pub(super) fn take(&mut self, chunk: Chunk) {
-        self.loaded = Some(chunk);
+    /// Takes in frames that were read from disk; none if they have to be looked for again.
+    pub(super) fn take(&mut self, chunk: Option<Chunk>) {
+        self.loaded = chunk;
     }
 
     /// The next step, as far as it goes without waiting.
@@ -113,30 +119,35 @@ impl Reader {
             }
             shared.check_open()?;
             let shard = shared.shard(self.run_no.vshard());
-            let (chunk, filter) = match self.look(&shard.lock().run(self.run_no).published) {
+            let (chunk, filter) = match self.look(shard.lock().run(self.run_no))? {
                 Look::Step(step) => return Ok(step),
                 Look::Chunk(chunk, filter) => (chunk, filter),
             };
             let found = self.select(chunk, &filter)?;
-            self.make_ready(found, &shard.lock().run(self.run_no).published);
+            self.make_ready(found);
         }
     }
 
     /// What the durable log offers at the position.
-    fn look(&mut self, published: &Published) -> Look {
+    fn look(&mut self, run: &Run) -> Result<Look, Refusal> {
+        let published = &run.published;
+        if published.deleted {
+            return Err(Refusal::RunDeleted);
+        }
+        self.single = self.selection.single(published);
         let new_streams = self.new_streams(published);
         if !new_streams.is_empty() {
-            return Look::Step(Step::Item(TailItem::Streams(new_streams)));
+            return Ok(Look::Step(Step::Item(TailItem::Streams(new_streams))));
         }
         let filter = Filter::of(published, &self.selection, self.until(published));
         if let Some(chunk) = self.loaded.take() {
-            return Look::Chunk(chunk, filter);
+            return Ok(Look::Chunk(chunk, filter));
         }
-        match gather(published, &filter, self.position, self.run_no) {
+        Ok(match gather(run, &filter, self.position.seq) {
             Gathered::Recent(chunk) => Look::Chunk(chunk, filter),
             Gathered::Cold(load) => Look::Step(Step::Load(load)),
             Gathered::Nothing => Look::Step(self.at_end(published, filter.until)),
-        }
+        })
     }
 
     /// Exclusive end of what may be delivered now.
@@ -155,15 +166,18 @@ impl Reader {
 
     /// Nothing more lies below `until`: end, tell that the tail is reached, or wait.
     fn at_end(&mut self, published: &Published, until: Seq) -> Step {
-        self.position = self.position.max(until);
-        self.cursor = published.cursor(self.position, self.selection.single(published));
-        if published.durable <= self.position && self.selection.is_ended(published) {
+        if self.position.seq < until {
+            let chain = published.chain_at(until).expect("what lies before was read");
+            self.position = Position { seq: until, chain, ..self.position };
+        }
+        self.cursor = self.cursor_at(self.position);
+        if published.durable <= self.position.seq && self.selection.is_ended(published) {
             return self.end(End::Closed(published.outcome));
         }
-        let is_below = |bound: Seq| bound <= self.position;
+        let is_below = |bound: Seq| bound <= self.position.seq;
         let is_past = self.bounds.until_seq.is_some_and(is_below)
             || self.stop_at.is_some_and(is_below)
-            || self.is_past_index(published);
+            || self.bounds.until_index.is_some_and(|until| until <= self.position.index);
         if is_past {
             return self.end(End::Limit);
         }
@@ -174,13 +188,8 @@ impl Reader {
         Step::Item(TailItem::CaughtUp(self.cursor))
     }
 
-    /// Whether the stream's next record is beyond the index to stop at.
-    fn is_past_index(&self, published: &Published) -> bool {
-        let single = self.selection.single(published);
-        self.bounds
-            .until_index
-            .zip(single)
-            .is_some_and(|(until, stream)| until <= published.index_at(stream, self.position))
+    fn cursor_at(&self, at: Position) -> Cursor {
+        cursor(self.run_uid, at, self.single)
     }
 
     fn end(&mut self, end: End) -> Step {
@@ -189,17 +198,16 @@ impl Reader {
     }
 
     /// Puts cursors to what was found.
-    fn make_ready(&mut self, found: Vec<Found>, published: &Published) {
-        let single = self.selection.single(published);
-        self.ready.extend(found.into_iter().map(|Found { item, position }| {
-            let cursor = published.cursor(position, single);
-            match item {
+    fn make_ready(&mut self, found: Vec<Found>) {
+        for Found { item, at } in found {
+            let cursor = self.cursor_at(at);
+            self.ready.push_back(match item {
                 FoundItem::Records(records) => TailItem::Records(records, cursor),
                 FoundItem::Gap(gap) => TailItem::Gap(gap, cursor),
-            }
-        }));
+            });
+        }
         if self.ready.is_empty() {
-            self.cursor = published.cursor(self.position, single);
+            self.cursor = self.cursor_at(self.position);
         }
     }
 
@@ -221,24 +229,31 @@ impl Reader {
             if self.is_wanted_whole(part, filter) {
                 let count = u64::from(part.frame.header.count);
                 batch.add(part.frame.records(), count);
-                self.position = part.frame.next_seq();
+                self.pass(&part.frame, part.frame.next_seq());
+                self.position.index = self.position.index + count;
                 self.charge(count, u64::from(part.frame.header.records_len));
             } else {
                 self.select_from(&part.frame, filter, &mut batch, &mut found)?;
             }
         }
-        if self.ended.is_none() {
-            self.position = self.position.max(chunk.next.min(filter.until));
+        let next = chunk.next.min(filter.until);
+        if self.ended.is_none() && self.position.seq < next {
+            self.position = Position { seq: next, chain: chunk.chain, ..self.position };
         }
         batch.flush(self.position, &mut found);
         Ok(found)
+    }
+
+    /// Goes on to `seq`, which lies in the frame or is its end.
+    fn pass(&mut self, frame: &Frame, seq: Seq) {
+        self.position = Position { seq, chain: frame.header.chain, ..self.position };
     }
 
     /// Whether every record of the frame is delivered, so that none has to be looked at.
     fn is_wanted_whole(&self, part: &ChunkFrame, filter: &Filter) -> bool {
         let header = &part.frame.header;
         let fits = |bound: Option<u64>, size: u64| bound.is_none_or(|bound| size < bound);
-        self.position <= header.first_seq
+        self.position.seq <= header.first_seq
             && part.frame.next_seq() <= filter.until
             && filter.wants_only(part.only)
             && filter.trims.is_empty()
@@ -261,7 +276,7 @@ impl Reader {
             let record = skim.map_err(bug)?;
             let piece = at..at + record.len;
             at = piece.end;
-            if record.seq < self.position || !filter.wants(record.stream) {
+            if record.seq < self.position.seq || !filter.wants(record.stream) {
                 continue;
             }
             if filter.until <= record.seq {
@@ -277,16 +292,14 @@ impl Reader {
             self.first_index = None;
             let trim = filter.trims.get(record.stream.0 as usize).copied().unwrap_or_default();
             if record.index < trim {
-                batch.flush(record.seq, found);
-                self.tell_gap(
-                    Gap { stream: record.stream, from: record.index, to: trim },
-                    record.seq,
-                    found,
-                );
+                batch.flush(self.position, found);
+                let gap = Gap { stream: record.stream, from: record.index, to: trim };
+                self.tell_gap(gap, found);
                 continue;
             }
             batch.add_part(&records, piece.clone());
-            self.position = record.seq + 1;
+            self.pass(frame, record.seq + 1);
+            self.position.index = record.index + 1;
             self.charge(1, piece.len() as u64);
             let last = self.bounds.until_index.is_some_and(|until| until <= record.index + 1);
             if last {
@@ -296,18 +309,20 @@ impl Reader {
                 return Ok(());
             }
         }
-        self.position = self.position.max(frame.next_seq());
+        if self.position.seq < frame.next_seq() {
+            self.pass(frame, frame.next_seq());
+        }
         Ok(())
     }
 
     /// Tells a gap once, however many trimmed records are met on the way through it.
-    fn tell_gap(&mut self, gap: Gap, position: Seq, found: &mut Vec<Found>) {
+    fn tell_gap(&mut self, gap: Gap, found: &mut Vec<Found>) {
         let told = self.gaps_told.entry(gap.stream).or_default();
         if gap.to <= *told {
             return;
         }
         *told = gap.to;
-        found.push(Found { item: FoundItem::Gap(gap), position });
+        found.push(Found { item: FoundItem::Gap(gap), at: self.position });
     }
 
     /// Counts what is delivered against the bounds.
@@ -328,6 +343,12 @@ impl Reader {
 enum Look {
     Step(Step),
     Chunk(Chunk, Filter),
+}
+
+/// The cursor of a position.
+fn cursor(run_uid: RunUid, at: Position, single: Option<StreamNo>) -> Cursor {
+    let stream = single.map(|stream| (stream, at.index));
+    Cursor { run_uid, seq: at.seq, chain: at.chain, stream }
 }
 
 /// Whether a bound is reached before anything is read.

@@ -8,17 +8,19 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    history::{History, Stretch},
     published::{FrameEntry, Published, Wanted},
     request::{Gap, Records},
+    shard::Run,
     shared::Shared,
 };
 use crate::{
-    error::{Corruption, Error},
-    format::{Damage, file_name, frame::Frame},
+    error::Error,
+    format::frame::{Chain, Frame},
     record::{Index, RunNo, Seq, StreamNo},
 };
 
-/// Bytes of frames that a reader takes at once, overrun by less than one frame.
+/// Bytes of frames that a reader takes at once, overrun by less than one frame or block.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Frames that a reader looks at next, in run order.
@@ -26,6 +28,8 @@ pub(super) struct Chunk {
     pub(super) frames: Vec<ChunkFrame>,
     /// Position after them.
     pub(super) next: Seq,
+    /// Chain of the frame that holds the record before `next`.
+    pub(super) chain: Chain,
 }
 
 pub(super) struct ChunkFrame {
@@ -37,28 +41,50 @@ pub(super) struct ChunkFrame {
 /// Frames that have to be read from disk.
 pub(super) struct Load {
     run_no: RunNo,
-    entries: Vec<FrameEntry>,
-    pub(super) next: Seq,
+    from: LoadFrom,
+}
+
+enum LoadFrom {
+    /// From the journal, one by one.
+    Journal { entries: Vec<FrameEntry>, next: Seq, chain: Chain },
+    /// From segments.
+    Segments { name_hash: u64, from: Seq, until: Seq, streams: Option<Vec<StreamNo>> },
 }
 
 impl Load {
-    pub(super) fn read(self, shared: &Shared) -> Result<Chunk, Error> {
-        let frames = self.entries.iter().map(|entry| self.read_one(shared, entry));
-        Ok(Chunk { frames: frames.collect::<Result<_, _>>()?, next: self.next })
-    }
-
-    fn read_one(&self, shared: &Shared, entry: &FrameEntry) -> Result<ChunkFrame, Error> {
+    /// Reads the frames; none if they have moved meanwhile and must be looked for again. Blocks on
+    /// the disk.
+    pub(super) fn read(self, shared: &Shared) -> Result<Option<Chunk>, Error> {
         shared.stats.disk_reads.fetch_add(1, Ordering::Relaxed);
-        let frame = shared.frames.read(entry.at, self.run_no, entry.first_seq)?;
-        if frame.header.chain == entry.chain {
-            return Ok(ChunkFrame { frame, only: entry.only });
+        match &self.from {
+            LoadFrom::Journal { entries, next, chain } => {
+                let mut frames = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    let Some(frame) = read_entry(shared, self.run_no, entry)? else {
+                        return Ok(None);
+                    };
+                    frames.push(ChunkFrame { frame, only: entry.only });
+                }
+                Ok(Some(Chunk { frames, next: *next, chain: *chain }))
+            }
+            LoadFrom::Segments { name_hash, from, until, streams } => {
+                let history = History::of(shared, *name_hash, self.run_no)?;
+                let Stretch { frames, next, chain } =
+                    history.read(shared, *from, *until, streams.as_deref(), CHUNK_BYTES)?;
+                Ok(Some(Chunk { frames, next, chain }))
+            }
         }
-        Err(Error::Corrupt(Corruption {
-            file: file_name::slot(entry.at.slot).as_str().into(),
-            position: entry.at.position,
-            damage: Damage::Chain,
-        }))
     }
+}
+
+/// Reads a frame from the journal; none if it has been copied into a segment and its slot is
+/// gone.
+pub(super) fn read_entry(
+    shared: &Shared,
+    run_no: RunNo,
+    entry: &FrameEntry,
+) -> Result<Option<Frame>, Error> {
+    shared.frames.read(entry.at, run_no, entry.first_seq, entry.chain)
 }
 
 /// Which streams are read.
@@ -77,10 +103,21 @@ pub(super) struct Filter {
     pub(super) until: Seq,
 }
 
-/// Something found in frames, and the position after it.
+/// Something found in frames, and where the reader is after it.
 pub(super) struct Found {
     pub(super) item: FoundItem,
-    pub(super) position: Seq,
+    pub(super) at: Position,
+}
+
+/// How far a reader has come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Position {
+    /// Everything below was delivered or filtered.
+    pub(super) seq: Seq,
+    /// Chain of the frame that holds the record before.
+    pub(super) chain: Chain,
+    /// For a reader of one stream, its next index.
+    pub(super) index: Index,
 }
 
 pub(super) enum FoundItem {
@@ -96,27 +133,30 @@ pub(super) enum Gathered {
 }
 
 /// The next frames to look at: from the ring if the first is there, else those to be read.
-pub(super) fn gather(
-    published: &Published,
-    filter: &Filter,
-    position: Seq,
-    run_no: RunNo,
-) -> Gathered {
+pub(super) fn gather(run: &Run, filter: &Filter, position: Seq) -> Gathered {
+    let (published, run_no) = (&run.published, run.state.run_no);
     if filter.until <= position {
         // Also when `until` lies inside a frame, whose other records are not wanted.
         return Gathered::Nothing;
     }
+    if position < published.first_seq() {
+        let until = filter.until.min(published.first_seq());
+        let (name_hash, streams) = (run.name_hash, filter.streams.clone());
+        let from = LoadFrom::Segments { name_hash, from: position, until, streams };
+        return Gathered::Cold(Load { run_no, from });
+    }
     let wanted = filter.streams.as_deref().map_or(Wanted::All, Wanted::Streams);
-    let mut ordinals = published.frames_from(wanted, position, filter.until).peekable();
-    let Some(&first) = ordinals.peek() else { return Gathered::Nothing };
+    let mut numbers = published.frames_from(wanted, position, filter.until).peekable();
+    let Some(&first) = numbers.peek() else { return Gathered::Nothing };
     let is_recent = published.recent(first).is_some();
     let (mut frames, mut entries, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let FrameEntry { mut chain, .. } = *published.entry(first);
     let mut next = position;
     while bytes < CHUNK_BYTES
-        && let Some(ordinal) = ordinals.next()
+        && let Some(number) = numbers.next()
     {
-        let entry = *published.entry(ordinal);
-        match published.recent(ordinal) {
+        let entry = *published.entry(number);
+        match published.recent(number) {
             Some(frame) if is_recent => {
                 frames.push(ChunkFrame { frame: frame.clone(), only: entry.only });
             }
@@ -124,11 +164,14 @@ pub(super) fn gather(
             None => entries.push(entry),
         }
         bytes += entry.at.len as usize;
-        next = entry.next_seq();
+        (next, chain) = (entry.next_seq(), entry.chain);
     }
     match is_recent {
-        true => Gathered::Recent(Chunk { frames, next }),
-        false => Gathered::Cold(Load { run_no, entries, next }),
+        true => Gathered::Recent(Chunk { frames, next, chain }),
+        false => {
+            let from = LoadFrom::Journal { entries, next, chain };
+            Gathered::Cold(Load { run_no, from })
+        }
     }
 }
 
@@ -222,12 +265,12 @@ impl Batch {
         }
     }
 
-    pub(super) fn flush(&mut self, position: Seq, found: &mut Vec<Found>) {
+    pub(super) fn flush(&mut self, at: Position, found: &mut Vec<Found>) {
         self.seal();
         if 0 < self.count {
             let records = Records { pieces: std::mem::take(&mut self.pieces), count: self.count };
             self.count = 0;
-            found.push(Found { item: FoundItem::Records(records), position });
+            found.push(Found { item: FoundItem::Records(records), at });
         }
     }
 }

@@ -5,130 +5,301 @@
 //! them. The lock is a plain mutex: no await and no I/O happens under it.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     ops::Bound,
 };
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::{
     published::{NewFrame, Published},
     request::{RunEnd, RunInfo, RunKey},
 };
 use crate::{
-    core::{Facts, RunState},
-    format::frame::Frame,
+    core::{Context, Facts, RunState},
+    format::{frame::Frame, segment::JournalPoint},
     journal::FrameAt,
-    record::{RunNo, Seq, VSHARDS},
-    recovery::RecoveredRun,
+    record::{RunNo, Seq, VSHARDS, name_hash},
+    recovery::{RecoveredFrame, RecoveredRun},
+    segment::Shelf,
 };
 
-/// Runs of some vshards.
-#[derive(Default)]
+/// Runs of some vshards: those that are not at rest, and those used last.
 pub(super) struct Shard {
     runs: HashMap<RunNo, Run>,
-    names: BTreeMap<RunKey, RunNo>,
+    names: HashMap<RunKey, RunNo>,
     /// Next run counter of each vshard that has runs here.
     counters: HashMap<u64, u64>,
+    /// Run counter where a vshard goes on that has none here.
+    counter_first: u64,
+    /// Runs with frames in no segment, by the journal block of the oldest.
+    unflushed: BTreeSet<(u64, RunNo)>,
+    /// Runs that are being looked for in packs; who else wants one waits.
+    sought: HashMap<RunKey, watch::Sender<()>>,
+    /// Runs in the order in which they are looked at for leaving memory.
+    clock: VecDeque<RunNo>,
+    /// What the runs take in memory, about.
+    weight: usize,
+    weight_max: usize,
     ring: Ring,
 }
 
 /// A run: what is decided, and what is visible of it.
 pub(super) struct Run {
+    pub(super) name_hash: u64,
     /// Runs ahead of the disk.
     pub(super) state: RunState,
     /// What readers see.
     pub(super) published: Published,
     /// Frames that are decided and not yet durable.
     pub(super) in_flight: u32,
+    /// Whether recovery has to be told by the next frame where the earlier ones are.
+    pub(super) is_away: bool,
+    /// Bytes of durable frames in no segment.
+    pub(super) unflushed_bytes: u64,
+    /// Used since it was last looked at for leaving memory.
+    is_used: bool,
+    weight: usize,
 }
 
 /// Recent frames, oldest first, within a budget.
 #[derive(Default)]
 struct Ring {
-    frames: VecDeque<(RunNo, usize)>,
+    /// Run and number in it; frames of runs that left memory are gone already.
+    frames: VecDeque<(RunNo, u64)>,
     bytes: usize,
     bytes_max: usize,
 }
 
+/// Milliseconds for which a deleted run is remembered as such.
+const DELETED_REMEMBERED_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// What a run takes in memory besides what is counted: its entry in maps, its names.
+const RUN_WEIGHT: usize = 1_200;
+const STREAM_WEIGHT: usize = 200;
+const PRODUCER_WEIGHT: usize = 4_800;
+const FRAME_WEIGHT: usize = 96;
+/// Runs that are looked at, at most, to make room for one.
+const LOOKS_MAX: usize = 16;
+
+/// Where a run is.
+pub(super) enum Whereabouts {
+    /// In memory.
+    Here(RunNo),
+    /// Nowhere.
+    Absent,
+    /// Somebody else looks for it; tells when that has ended.
+    Sought(watch::Receiver<()>),
+    /// Maybe in packs: the caller has to look.
+    Unknown,
+}
+
 impl Shard {
-    pub(super) fn new(ring_bytes_max: usize) -> Self {
-        let ring = Ring { bytes_max: ring_bytes_max, ..Ring::default() };
-        Self { ring, ..Self::default() }
+    pub(super) fn new(ring_bytes_max: usize, weight_max: usize, counter_first: u64) -> Self {
+        Self {
+            runs: HashMap::new(),
+            names: HashMap::new(),
+            counters: HashMap::new(),
+            counter_first,
+            unflushed: BTreeSet::new(),
+            sought: HashMap::new(),
+            clock: VecDeque::new(),
+            weight: 0,
+            weight_max,
+            ring: Ring { bytes_max: ring_bytes_max, ..Ring::default() },
+        }
     }
 
-    /// Takes in a run that recovery found.
-    pub(super) fn restore(&mut self, recovered: RecoveredRun) {
-        let mut published = Published::new(recovered.state.run_uid);
-        for frame in &recovered.frames {
-            published.publish(&NewFrame {
+    /// Takes in a run that recovery found; returns the bytes of its frames.
+    pub(super) fn restore(&mut self, recovered: RecoveredRun) -> u64 {
+        let RecoveredRun { before, state, frames } = recovered;
+        let published = match &before {
+            Some(before) => Published::at_rest(before),
+            None => Published::new(state.run_uid),
+        };
+        let run_no = state.run_no;
+        self.insert(Run::new(state, published));
+        let publish = |frame: &RecoveredFrame| {
+            let new = NewFrame {
                 at: frame.at,
+                end: frame.end,
                 first_seq: frame.first_seq,
                 count: frame.count,
                 chain: frame.chain,
                 time_ms: frame.time_ms,
                 facts: &frame.facts,
-            });
-        }
-        self.insert(Run { state: recovered.state, published, in_flight: 0 });
+            };
+            self.publish_place(run_no, &new)
+        };
+        frames.iter().map(publish).sum()
     }
 
     /// Adds a run.
     pub(super) fn insert(&mut self, run: Run) {
+        // Before it is in: whoever adds a run is about to use it.
+        self.make_room();
         let run_no = run.state.run_no;
-        let counter = self.counters.entry(run_no.vshard()).or_default();
+        let counter = self.counters.entry(run_no.vshard()).or_insert(self.counter_first);
         *counter = (*counter).max(run_no.counter() + 1);
         self.names.insert(run.key(), run_no);
+        self.weight += run.weight;
+        self.clock.push_back(run_no);
         self.runs.insert(run_no, run);
     }
 
     /// Number that a new run of this vshard gets.
     pub(super) fn next_run_no(&self, vshard: u64) -> RunNo {
         debug_assert!(vshard < VSHARDS);
-        RunNo::new(self.counters.get(&vshard).copied().unwrap_or(0), vshard)
-    }
-
-    pub(super) fn number(&self, key: &RunKey) -> Option<RunNo> {
-        self.names.get(key).copied()
+        RunNo::new(self.counters.get(&vshard).copied().unwrap_or(self.counter_first), vshard)
     }
 
     pub(super) fn run(&mut self, run_no: RunNo) -> &mut Run {
-        self.runs.get_mut(&run_no).expect("runs are never taken out")
+        self.runs.get_mut(&run_no).expect("a run in use stays in memory")
     }
 
-    pub(super) fn find(&mut self, key: &RunKey) -> Option<&mut Run> {
-        let run_no = self.number(key)?;
-        Some(self.run(run_no))
+    /// Where a run is; if that has to be looked up, the caller holds the claim to do so.
+    pub(super) fn whereabouts(&mut self, key: &RunKey, shelf: &Shelf) -> Whereabouts {
+        if let Some(&run_no) = self.names.get(key) {
+            self.run(run_no).is_used = true;
+            return Whereabouts::Here(run_no);
+        }
+        if let Some(sought) = self.sought.get(key) {
+            return Whereabouts::Sought(sought.subscribe());
+        }
+        if !shelf.may_hold(name_hash(&key.namespace, &key.run_id)) {
+            return Whereabouts::Absent;
+        }
+        self.sought.insert(key.clone(), watch::Sender::new(()));
+        Whereabouts::Unknown
     }
 
-    /// Makes a durable frame visible and wakes whom it concerns.
-    pub(super) fn publish(&mut self, frame: Frame, at: FrameAt, facts: &Facts) {
+    /// Adds a run that came back from a pack.
+    pub(super) fn bring_in(&mut self, run: Run) -> RunNo {
+        let run_no = run.state.run_no;
+        assert!(!self.runs.contains_key(&run_no), "a run in memory is not looked for");
+        self.insert(run);
+        run_no
+    }
+
+    /// Ends a search that [`Whereabouts::Unknown`] began.
+    pub(super) fn end_search(&mut self, key: &RunKey) {
+        self.sought.remove(key);
+    }
+
+    /// Makes a durable frame visible and wakes whom it concerns; returns its bytes.
+    pub(super) fn publish(
+        &mut self,
+        frame: Frame,
+        at: FrameAt,
+        end: JournalPoint,
+        facts: &Facts,
+    ) -> u64 {
         let header = frame.header;
+        let bytes = self.publish_place(
+            header.run_no,
+            &NewFrame {
+                at,
+                end,
+                first_seq: header.first_seq,
+                count: header.count,
+                chain: header.chain,
+                time_ms: header.time_ms,
+                facts,
+            },
+        );
         let run = self.run(header.run_no);
         run.in_flight -= 1;
-        run.published.publish(&NewFrame {
-            at,
-            first_seq: header.first_seq,
-            count: header.count,
-            chain: header.chain,
-            time_ms: header.time_ms,
-            facts,
-        });
-        if 0 < header.count {
-            let bytes = frame.bytes().len();
-            run.published.remember(frame);
-            self.keep_in_ring(header.run_no, bytes);
-        }
+        run.published.remember(frame);
+        let number = run.published.next_number() - 1;
+        self.keep_in_ring(header.run_no, number, at.len as usize);
         self.run(header.run_no).published.wake_readers();
+        bytes
     }
 
-    fn keep_in_ring(&mut self, run_no: RunNo, bytes: usize) {
-        self.ring.frames.push_back((run_no, bytes));
+    fn publish_place(&mut self, run_no: RunNo, new: &NewFrame<'_>) -> u64 {
+        let run = self.run(run_no);
+        let was_flushed = run.published.is_flushed();
+        run.published.publish(new);
+        let bytes = u64::from(new.at.len) + FRAME_WEIGHT as u64;
+        run.unflushed_bytes += bytes;
+        if was_flushed {
+            self.unflushed.insert((new.end.block_no, run_no));
+        }
+        self.weigh(run_no);
+        bytes
+    }
+
+    fn keep_in_ring(&mut self, run_no: RunNo, number: u64, bytes: usize) {
+        self.ring.frames.push_back((run_no, number));
         self.ring.bytes += bytes;
         while self.ring.bytes_max < self.ring.bytes {
-            let Some((oldest, bytes)) = self.ring.frames.pop_front() else { break };
-            self.ring.bytes -= bytes;
-            self.run(oldest).published.forget_oldest();
+            let Some((oldest, number)) = self.ring.frames.pop_front() else { break };
+            let Some(run) = self.runs.get_mut(&oldest) else { continue };
+            self.ring.bytes -= run.published.forget(number);
+            self.weigh(oldest);
+        }
+    }
+
+    /// Notes that a run's frames below a number are in segments; returns their bytes.
+    pub(super) fn flushed_to(&mut self, run_no: RunNo, number: u64) -> u64 {
+        let run = self.run(run_no);
+        let before = run.published.oldest_unflushed().map(|frame| frame.end.block_no);
+        run.published.flushed_to(number);
+        let after = run.published.oldest_unflushed().map(|frame| frame.end.block_no);
+        let left = run.published.unflushed_bytes(FRAME_WEIGHT as u64);
+        let bytes = run.unflushed_bytes - left;
+        run.unflushed_bytes = left;
+        before.map(|block_no| self.unflushed.remove(&(block_no, run_no)));
+        after.map(|block_no| self.unflushed.insert((block_no, run_no)));
+        self.weigh(run_no);
+        bytes
+    }
+
+    /// Runs with frames in no segment, by the journal block of the oldest.
+    pub(super) fn unflushed(
+        &self,
+        range: (Bound<(u64, RunNo)>, Bound<(u64, RunNo)>),
+    ) -> impl Iterator<Item = (u64, RunNo)> {
+        self.unflushed.range(range).copied()
+    }
+
+    /// Journal block of the oldest frame in no segment.
+    pub(super) fn oldest_unflushed(&self) -> Option<u64> {
+        self.unflushed.first().map(|oldest| oldest.0)
+    }
+
+    fn weigh(&mut self, run_no: RunNo) {
+        let run = self.run(run_no);
+        let weight = run.weigh();
+        let before = std::mem::replace(&mut run.weight, weight);
+        self.weight = self.weight - before + weight;
+    }
+
+    /// Lets runs at rest leave memory while there are too many: those not used since they were
+    /// last looked at. A packs' segment has all of them.
+    fn make_room(&mut self) {
+        for _ in 0..LOOKS_MAX {
+            if self.weight <= self.weight_max {
+                return;
+            }
+            let Some(run_no) = self.clock.pop_front() else { return };
+            let run = self.run(run_no);
+            if std::mem::take(&mut run.is_used) || !run.is_at_rest() {
+                self.clock.push_back(run_no);
+                continue;
+            }
+            self.remove(run_no);
+        }
+    }
+
+    fn remove(&mut self, run_no: RunNo) {
+        let Some(run) = self.runs.remove(&run_no) else { return };
+        self.weight -= run.weight;
+        self.ring.bytes -= run.published.recent_bytes();
+        let key = run.key();
+        if self.names.get(&key) == Some(&run_no) {
+            self.names.remove(&key);
         }
     }
 
@@ -143,21 +314,8 @@ impl Shard {
     }
 
     /// Runs of a namespace in order of their ids, from behind `after` on.
-    pub(super) fn runs_after<'a>(
-        &'a self,
-        prefix: &'a RunKey,
-        after: Option<&RunKey>,
-    ) -> impl Iterator<Item = &'a Run> {
-        let from = match after {
-            Some(after) if prefix < after => Bound::Excluded(after.clone()),
-            _ => Bound::Included(prefix.clone()),
-        };
-        self.names
-            .range((from, Bound::Unbounded))
-            .take_while(|(key, _)| {
-                key.namespace == prefix.namespace && key.run_id.starts_with(&*prefix.run_id)
-            })
-            .map(|(_, run_no)| &self.runs[run_no])
+    pub(super) fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.values()
     }
 
     /// Wakes every reader, to see that the store is closing.
@@ -167,6 +325,64 @@ impl Shard {
 }
 
 impl Run {
+    /// A run with nothing in flight.
+    pub(super) fn new(state: RunState, published: Published) -> Self {
+        let name_hash = name_hash(&state.namespace, &state.run_id);
+        let mut run = Self {
+            name_hash,
+            state,
+            published,
+            in_flight: 0,
+            is_away: false,
+            unflushed_bytes: 0,
+            is_used: true,
+            weight: 0,
+        };
+        run.weight = run.weigh();
+        run
+    }
+
+    /// A run all of whose frames are in segments.
+    pub(super) fn at_rest(state: RunState) -> Self {
+        let published = Published::at_rest(&state);
+        Self { is_away: true, ..Self::new(state, published) }
+    }
+
+    /// Whether segments have all that is known of it, and nobody waits for more.
+    fn is_at_rest(&self) -> bool {
+        self.published.next_number() == self.state.frames
+            && self.published.is_flushed()
+            && !self.published.is_followed()
+    }
+
+    fn weigh(&self) -> usize {
+        let RunState { namespace, run_id, task, streams, producers, .. } = &self.state;
+        let names = 2 * (namespace.len() + run_id.len()) + task.len();
+        let output = self.state.ending.as_ref().map_or(0, |ending| ending.output.len());
+        RUN_WEIGHT
+            + names
+            + output
+            + streams.len() * STREAM_WEIGHT
+            + producers.len() * PRODUCER_WEIGHT
+            + self.published.frames_known() * FRAME_WEIGHT
+    }
+
+    /// What the next command is decided by.
+    pub(super) fn context(&self, now_ms: u64) -> Context {
+        Context { home: self.is_away.then_some(self.name_hash), ..Context::at(now_ms) }
+    }
+
+    /// Whether it was deleted.
+    pub(super) fn is_deleted(&self) -> bool {
+        self.state.deleted_ms.is_some()
+    }
+
+    /// Whether it was deleted so long ago that it is as if it had never been.
+    pub(super) fn is_forgotten(&self, now_ms: u64) -> bool {
+        let is_long_ago = |deleted_ms: u64| deleted_ms + DELETED_REMEMBERED_MS <= now_ms;
+        self.state.deleted_ms.is_some_and(is_long_ago)
+    }
+
     fn key(&self) -> RunKey {
         let RunState { namespace, run_id, .. } = &self.state;
         RunKey { namespace: namespace.clone(), run_id: run_id.clone() }

@@ -6,10 +6,24 @@ use std::sync::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::{options::Options, pool::Pool, queue::CommitQueue, shard::Shard, supply::Supply};
-use crate::{error::Error, format::frame::Frame, journal::FrameReader, platform::Platform};
+use super::{
+    flush::FlushQueue,
+    options::Options,
+    pool::Pool,
+    queue::{CommitQueue, Pending, Work},
+    shard::Shard,
+    supply::Supply,
+};
+use crate::{
+    error::Error,
+    format::frame::Frame,
+    journal::FrameReader,
+    manifest::Manifest,
+    platform::Platform,
+    segment::{Blocks, Packs},
+};
 
 /// Shards of a store. More than cores, so that two runs rarely wait for each other.
 const SHARDS: usize = 16;
@@ -35,13 +49,28 @@ pub(super) struct Shared {
     pub(super) queue: CommitQueue,
     pub(super) supply: Arc<Supply>,
     pub(super) frames: FrameReader,
+    /// Held while an edit is written, so that edits are ordered. Taken under no shard's lock.
+    pub(super) manifest: Mutex<Manifest>,
+    pub(super) packs: Packs,
+    pub(super) blocks: Blocks,
+    pub(super) unflushed: FlushQueue,
     pub(super) pool: Pool,
     pub(super) ingest: Arc<Semaphore>,
     pub(super) stats: Counters,
     phase: watch::Sender<Phase>,
     shards: Box<[Mutex<Shard>]>,
+    /// Every journal block below this number is durable and visible.
+    durable_block_no: AtomicU64,
     /// No time is given out below this: that of the newest block found at open.
     clock_floor_ms: u64,
+    pub(super) store_uuid: [u8; 16],
+}
+
+/// What recovery found that the parts go on from.
+pub(super) struct Beginnings {
+    pub(super) store_uuid: [u8; 16],
+    pub(super) durable_block_no: u64,
+    pub(super) clock_floor_ms: u64,
 }
 
 /// What happened since the store was opened.
@@ -66,22 +95,34 @@ impl Shared {
     pub(super) fn new(
         platform: Platform,
         options: Options,
-        supply: Arc<Supply>,
         pool: Pool,
-        clock_floor_ms: u64,
+        supply: Arc<Supply>,
+        manifest: Manifest,
+        packs: Packs,
+        start: Beginnings,
     ) -> Self {
         let ring_bytes = options.ring_bytes / SHARDS;
+        let resident_bytes = options.resident_bytes / SHARDS;
+        let run_counter = manifest.live().run_counter;
         Self {
             platform,
             queue: CommitQueue::default(),
             supply,
             frames: FrameReader::default(),
+            manifest: Mutex::new(manifest),
+            packs,
+            blocks: Blocks::new(options.cache_bytes),
+            unflushed: FlushQueue::default(),
             pool,
             ingest: Arc::new(Semaphore::new(options.ingest_bytes / INGEST_UNIT)),
             stats: Counters::default(),
             phase: watch::Sender::new(Phase::Open),
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(ring_bytes))).collect(),
-            clock_floor_ms,
+            shards: (0..SHARDS)
+                .map(|_| Mutex::new(Shard::new(ring_bytes, resident_bytes, run_counter)))
+                .collect(),
+            durable_block_no: AtomicU64::new(start.durable_block_no),
+            clock_floor_ms: start.clock_floor_ms,
+            store_uuid: start.store_uuid,
             options,
         }
     }
@@ -98,6 +139,23 @@ impl Shared {
     /// Milliseconds since the Unix epoch, never below the newest block found at open.
     pub(super) fn now_ms(&self) -> u64 {
         self.platform.clock.wall_ms().max(self.clock_floor_ms)
+    }
+
+    /// Told when everything queued so far is durable, or that it never will be.
+    pub(super) fn barrier(&self) -> oneshot::Receiver<Result<(), Error>> {
+        let (done, durable) = oneshot::channel();
+        self.queue.push(Pending { work: Work::Barrier, done });
+        durable
+    }
+
+    /// Notes that journal blocks below a number are durable and visible.
+    pub(super) fn note_durable(&self, block_no: u64) {
+        self.durable_block_no.store(block_no, Ordering::Release);
+    }
+
+    /// Every journal block below is durable and visible.
+    pub(super) fn durable_block_no(&self) -> u64 {
+        self.durable_block_no.load(Ordering::Acquire)
     }
 
     /// Whether commands and reads are served.
@@ -128,6 +186,7 @@ impl Shared {
         });
         self.wake_readers();
         self.queue.close();
+        self.unflushed.close();
         self.ingest.close();
     }
 
@@ -141,6 +200,7 @@ impl Shared {
             }
         });
         self.wake_readers();
+        self.unflushed.close();
         self.ingest.close();
     }
 

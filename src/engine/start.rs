@@ -1,23 +1,103 @@
 //! Where a reader begins: the start of a query, checked against the durable log.
+//!
+//! What only segments know is asked for and looked up outside of the shard's lock; then the start
+//! is looked for again, with the answers at hand.
 
 use super::{
-    published::Published,
+    history::{Answer, Question},
+    published::{Earlier, Published},
     request::{Query, Start},
+    select::Position,
 };
 use crate::{
     core::Refusal,
-    format::cursor::Cursor,
+    format::{cursor::Cursor, frame::Chain},
     record::{Index, OLDER_CURSORS_MAX, Seq, StreamNo},
 };
 
+/// Answers to the questions that came up so far.
+#[derive(Default)]
+pub(super) struct Answers(Vec<(Question, Answer)>);
+
+/// Why a start was not found.
+pub(super) enum Unresolved {
+    /// It is refused.
+    Refused(Refusal),
+    /// This has to be answered first.
+    Ask(Question),
+}
+
+impl From<Refusal> for Unresolved {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Answers {
+    /// Adds an answer.
+    pub(super) fn add(&mut self, question: Question, answer: Answer) {
+        self.0.push((question, answer));
+    }
+
+    fn get(&self, question: Question) -> Result<Answer, Unresolved> {
+        let known = self.0.iter().find(|(asked, _)| *asked == question);
+        known.map(|(_, answer)| *answer).ok_or(Unresolved::Ask(question))
+    }
+}
+
+/// A durable log, with answers about its earlier part.
+struct Log<'a> {
+    published: &'a Published,
+    answers: &'a Answers,
+}
+
+impl Log<'_> {
+    fn chain_at(&self, seq: Seq) -> Result<Chain, Unresolved> {
+        match self.published.chain_at(seq) {
+            Ok(chain) => Ok(chain),
+            Err(Earlier) => match self.answers.get(Question::ChainAt(seq))? {
+                Answer::Chain(chain) => Ok(chain),
+                _ => unreachable!("a chain was asked for"),
+            },
+        }
+    }
+
+    fn seq_of(&self, stream: StreamNo, index: Index) -> Result<Seq, Unresolved> {
+        match self.published.seq_of(stream, index) {
+            Ok(seq) => Ok(seq),
+            Err(Earlier) => match self.answers.get(Question::SeqOf(stream, index))? {
+                Answer::Seq(seq) => Ok(seq),
+                _ => unreachable!("a seq was asked for"),
+            },
+        }
+    }
+
+    fn index_at(&self, stream: StreamNo, seq: Seq) -> Result<Index, Unresolved> {
+        match self.published.index_at(stream, seq) {
+            Ok(index) => Ok(index),
+            Err(Earlier) => match self.answers.get(Question::IndexAt(stream, seq))? {
+                Answer::Index(index) => Ok(index),
+                _ => unreachable!("an index was asked for"),
+            },
+        }
+    }
+}
+
 /// Where a reader begins.
 pub(super) struct Beginning {
-    pub(super) seq: Seq,
+    pub(super) at: Position,
     /// First index wanted, if the start was given as one.
     pub(super) index: Option<Index>,
 }
 
-impl Beginning {
+/// Where a query says to begin.
+#[derive(Clone, Copy)]
+struct Origin {
+    seq: Seq,
+    index: Option<Index>,
+}
+
+impl Origin {
     fn seq(seq: Seq) -> Self {
         Self { seq, index: None }
     }
@@ -26,9 +106,11 @@ impl Beginning {
 /// Finds the start of a query. `single` is the one stream it reads, if it is one and exists.
 pub(super) fn find_start(
     published: &Published,
+    answers: &Answers,
     query: &Query,
     single: Option<StreamNo>,
-) -> Result<Beginning, Refusal> {
+) -> Result<Beginning, Unresolved> {
+    let log = Log { published, answers };
     let durable = published.durable;
     let needs_one = |field| match query.streams.len() {
         1 => Ok(()),
@@ -38,92 +120,109 @@ pub(super) fn find_start(
         needs_one("bounds.until_index")?;
     }
     let from = match &query.start {
-        Start::Beginning => Beginning::seq(Seq::ZERO),
-        Start::Tail => Beginning::seq(durable),
-        Start::Seq(seq) if *seq <= durable => Beginning::seq(*seq),
-        Start::Seq(_) if query.clamp => Beginning::seq(durable),
-        Start::Seq(_) => return Err(Refusal::BeyondTail { tail: durable.0 }),
-        Start::Last(count) => last(published, query, single, *count)?,
+        Start::Beginning => Origin::seq(Seq::ZERO),
+        Start::Tail => Origin::seq(durable),
+        Start::Seq(seq) if *seq <= durable => Origin::seq(*seq),
+        Start::Seq(_) if query.clamp => Origin::seq(durable),
+        Start::Seq(_) => return Err(Refusal::BeyondTail { tail: durable.0 }.into()),
+        Start::Last(count) => last(&log, query, single, *count)?,
         Start::Index(index) => {
             needs_one("start.index")?;
-            at_index(published, query, single, *index)?
+            at_index(&log, query, single, *index)?
         }
-        Start::Cursor(text) => Beginning::seq(resume(published, query, text)?),
+        Start::Cursor(text) => Origin::seq(resume(&log, query, text)?),
     };
-    match single {
-        Some(stream) if !query.allow_gap => check_trim(published, stream, from),
-        _ => Ok(from),
+    if let Some(stream) = single.filter(|_| !query.allow_gap) {
+        check_trim(&log, stream, from)?;
     }
+    let index = match (single, from.index) {
+        (_, Some(index)) => index,
+        (Some(stream), None) => log.index_at(stream, from.seq)?,
+        (None, None) => Index::ZERO,
+    };
+    let at = Position { seq: from.seq, chain: log.chain_at(from.seq)?, index };
+    Ok(Beginning { at, index: from.index })
 }
 
 fn last(
-    published: &Published,
+    log: &Log<'_>,
     query: &Query,
     single: Option<StreamNo>,
     count: u64,
-) -> Result<Beginning, Refusal> {
+) -> Result<Origin, Unresolved> {
+    let durable = log.published.durable;
     match (query.streams.len(), single) {
-        (0, _) => Ok(Beginning::seq(Seq(published.durable.0.saturating_sub(count)))),
-        (1, None) => Ok(Beginning::seq(published.durable)),
+        (0, _) => Ok(Origin::seq(Seq(durable.0.saturating_sub(count)))),
+        (1, None) => Ok(Origin::seq(durable)),
         (1, Some(stream)) => {
-            let known = &published.streams[stream.0 as usize];
+            let known = &log.published.streams[stream.0 as usize];
             let index = Index(known.tail.0.saturating_sub(count)).max(known.trim);
-            Ok(Beginning { seq: published.seq_of(stream, index), index: Some(index) })
+            Ok(Origin { seq: log.seq_of(stream, index)?, index: Some(index) })
         }
-        _ => Err(Refusal::invalid("start.last", "needs one stream, or the whole run")),
+        _ => Err(Refusal::invalid("start.last", "needs one stream, or the whole run").into()),
     }
 }
 
 fn at_index(
-    published: &Published,
+    log: &Log<'_>,
     query: &Query,
     single: Option<StreamNo>,
     index: Index,
-) -> Result<Beginning, Refusal> {
-    let tail = single.map_or(Index::ZERO, |stream| published.streams[stream.0 as usize].tail);
+) -> Result<Origin, Unresolved> {
+    let streams = &log.published.streams;
+    let tail = single.map_or(Index::ZERO, |stream| streams[stream.0 as usize].tail);
     if tail < index && !query.clamp {
-        return Err(Refusal::BeyondTail { tail: tail.0 });
+        return Err(Refusal::BeyondTail { tail: tail.0 }.into());
     }
     let index = index.min(tail);
-    let seq = single.map_or(published.durable, |stream| published.seq_of(stream, index));
-    Ok(Beginning { seq, index: Some(index) })
+    let seq = match single {
+        Some(stream) => log.seq_of(stream, index)?,
+        None => log.published.durable,
+    };
+    Ok(Origin { seq, index: Some(index) })
 }
 
 /// Checks the proof that a cursor holds.
-fn resume(published: &Published, query: &Query, text: &str) -> Result<Seq, Refusal> {
+fn resume(log: &Log<'_>, query: &Query, text: &str) -> Result<Seq, Unresolved> {
     if OLDER_CURSORS_MAX < query.older_cursors.len() {
-        return Err(Refusal::invalid("older_cursors", "has more than 8 entries"));
+        return Err(Refusal::invalid("older_cursors", "has more than 8 entries").into());
     }
     let parse = |text: &str| Cursor::parse(text).map_err(|_| Refusal::BadCursor);
     let cursor = parse(text)?;
     let older = query.older_cursors.iter().map(|text| parse(text));
     let older = older.collect::<Result<Vec<_>, _>>()?;
-    if cursor.run_uid != published.run_uid {
-        return Err(Refusal::RunReplaced { run_uid: published.run_uid });
+    let run_uid = log.published.run_uid;
+    if cursor.run_uid != run_uid {
+        return Err(Refusal::RunReplaced { run_uid }.into());
     }
-    let fits = |cursor: &Cursor| {
-        cursor.run_uid == published.run_uid && published.chain_at(cursor.seq) == Some(cursor.chain)
-    };
-    if fits(&cursor) {
+    if fits(log, &cursor)? {
         return Ok(cursor.seq);
     }
-    Err(Refusal::HistoryChanged {
-        common_seq: older.iter().filter(|older| fits(older)).map(|older| older.seq).max(),
-        trim: Seq::ZERO,
-        tail: published.durable,
-    })
+    let mut common_seq = None;
+    for older in &older {
+        if older.run_uid == run_uid && fits(log, older)? {
+            common_seq = common_seq.max(Some(older.seq));
+        }
+    }
+    let (trim, tail) = (Seq::ZERO, log.published.durable);
+    Err(Refusal::HistoryChanged { common_seq, trim, tail }.into())
+}
+
+/// Whether a cursor of this run was made on this log.
+fn fits(log: &Log<'_>, cursor: &Cursor) -> Result<bool, Unresolved> {
+    Ok(cursor.seq <= log.published.durable && log.chain_at(cursor.seq)? == cursor.chain)
 }
 
 /// Refuses a start that has been trimmed.
-fn check_trim(
-    published: &Published,
-    stream: StreamNo,
-    from: Beginning,
-) -> Result<Beginning, Refusal> {
-    let index = from.index.unwrap_or_else(|| published.index_at(stream, from.seq));
-    let trim = published.streams[stream.0 as usize].trim;
+fn check_trim(log: &Log<'_>, stream: StreamNo, from: Origin) -> Result<(), Unresolved> {
+    let trim = log.published.streams[stream.0 as usize].trim;
+    let index = match from.index {
+        Some(index) => index,
+        None => log.index_at(stream, from.seq)?,
+    };
     if trim <= index {
-        return Ok(from);
+        return Ok(());
     }
-    Err(Refusal::Trimmed { first_seq: published.seq_of(stream, trim), first_index: Some(trim) })
+    let first_seq = log.seq_of(stream, trim)?;
+    Err(Refusal::Trimmed { first_seq, first_index: Some(trim) }.into())
 }

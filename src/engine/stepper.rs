@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{
     commit::{Committer, Progress},
+    flush::{Flushed, Flusher},
     open::{Parts, open_parts},
     options::Options,
     pool::Pool,
@@ -24,10 +25,10 @@ impl Store {
         options: Options,
     ) -> Result<(Self, Stepper), OpenError> {
         options.check()?;
-        let Parts { shared, committer, opened, lock } =
+        let Parts { shared, committer, flusher, opened, lock } =
             open_parts(platform, options, Pool::inline())?;
         let store = Self::undriven(shared.clone(), opened);
-        Ok((store, Stepper { shared, committer, _lock: lock }))
+        Ok((store, Stepper { shared, committer, flusher, _lock: lock }))
     }
 }
 
@@ -35,6 +36,7 @@ impl Store {
 pub struct Stepper {
     shared: Arc<Shared>,
     committer: Committer,
+    flusher: Flusher,
     _lock: Box<dyn Send + Sync>,
 }
 
@@ -43,6 +45,16 @@ impl Stepper {
     pub fn step(&mut self) -> Progress {
         self.shared.supply.step(&*self.shared.platform.vfs);
         self.committer.step()
+    }
+
+    /// Goes on copying frames into packs, or begins to: whether or not it is due.
+    pub fn flush(&mut self) -> Flushed {
+        self.flusher.force()
+    }
+
+    /// Whether a pass over the frames in the journal is under way.
+    pub fn is_flushing(&self) -> bool {
+        self.flusher.is_under_way()
     }
 
     /// What happens when the log has been idle for a while.

@@ -17,12 +17,13 @@ use super::{
     request::{ClosedRun, CreatedRun, ListRuns, RunInfo, RunKey, RunPage},
     shard::{Run, Shard},
     shared::{INGEST_UNIT, Phase, Shared},
+    supply::SupplyState,
     ticket::{Ticket, never_told},
 };
 use crate::{
     core::{
-        Append, Appended, Close, CloseStream, Create, Decision, Facts, NewRun, Refusal, RunState,
-        StreamEnd, Trim,
+        Append, Appended, Close, CloseStream, Context, Create, Decision, Facts, NewRun, Refusal,
+        RunState, StreamEnd, Trim,
     },
     error::{Error, OpenError},
     format::frame::Frame,
@@ -32,6 +33,9 @@ use crate::{
 
 /// Bytes of a frame that holds one event without a body, at most.
 const EVENT_FRAME_BYTES_MAX: usize = 512;
+
+/// When to repeat what was refused because copying out of the journal did not keep up.
+const BUSY_RETRY_AFTER_MS: u64 = 100;
 
 /// Why the store stops if a command panics.
 const PANICKED: &str = "a command panicked while it was decided";
@@ -71,7 +75,7 @@ pub struct Stats {
     pub bytes: u64,
     /// Frames in memory for readers at the tail, in bytes.
     pub ring_bytes: u64,
-    /// Frames read from disk for readers that were behind.
+    /// Times that readers behind the ring went to the disk.
     pub disk_reads: u64,
 }
 
@@ -80,6 +84,7 @@ struct Threads {
     shared: Arc<Shared>,
     committer: Option<JoinHandle<()>>,
     zeroer: Option<JoinHandle<()>>,
+    flusher: Option<JoinHandle<()>>,
     /// Told when the committer has ended.
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -90,6 +95,7 @@ impl Drop for Threads {
         // The committer first: while it drains it may still need a slot. A thread that panicked has
         // said so, and has stopped the store.
         let _ = self.committer.take().map(JoinHandle::join);
+        let _ = self.flusher.take().map(JoinHandle::join);
         self.shared.supply.close();
         let _ = self.zeroer.take().map(JoinHandle::join);
     }
@@ -107,7 +113,7 @@ impl Store {
         let data_dir = options.data_dir.clone();
         os::OsVfs::create_root(&data_dir)?;
         let pool = Pool::new(options.read_threads)?;
-        let Parts { shared, committer, opened, lock } =
+        let Parts { shared, committer, flusher, opened, lock } =
             open_parts(os::platform(data_dir), options, pool)?;
         let (told, ended) = oneshot::channel();
         let committer = os::spawn("braidlog-commit", move || {
@@ -119,11 +125,13 @@ impl Store {
             shared: shared.clone(),
             committer: Some(committer),
             zeroer: None,
+            flusher: None,
             ended: Mutex::new(Some(ended)),
         };
         let supply = shared.clone();
         let zeroer = os::spawn("braidlog-zero", move || supply.supply.run(&*supply.platform.vfs))?;
         threads.zeroer = Some(zeroer);
+        threads.flusher = Some(os::spawn("braidlog-flush", move || flusher.run())?);
         Ok(Self { shared, threads: Arc::new(threads), opened })
     }
 
@@ -134,6 +142,7 @@ impl Store {
             shared: shared.clone(),
             committer: None,
             zeroer: None,
+            flusher: None,
             ended: Mutex::new(None),
         };
         Self { shared, threads: Arc::new(threads), opened }
@@ -150,53 +159,51 @@ impl Store {
     /// [`Refusal::Invalid`], [`Refusal::RunExists`].
     pub async fn create_run(&self, create: Create) -> Result<CreatedRun, Error> {
         create.check()?;
-        self.create_ticket(&create)?.await
+        self.create_ticket(&create).await?.await
     }
 
-    fn create_ticket(&self, create: &Create) -> Result<Ticket<CreatedRun>, Error> {
-        let shared = &self.shared;
-        let vshard = vshard_of(&create.namespace, &create.run_id);
-        let _stop = shared.stop_on_panic(PANICKED);
-        let mut shard = shared.shard(vshard).lock();
-        shared.check_open()?;
+    async fn create_ticket(&self, create: &Create) -> Result<Ticket<CreatedRun>, Error> {
         let key = RunKey { namespace: create.namespace.clone(), run_id: create.run_id.clone() };
-        if let Some(run) = shard.find(&key) {
+        let _stop = self.shared.stop_on_panic(PANICKED);
+        let (mut shard, found) = self.shared.find(&key).await?;
+        if let Some(run) = found.map(|run_no| shard.run(run_no)).filter(|run| !run.is_deleted()) {
             let answer = create.check_same(&run.state);
             let answer = answer.map(|()| CreatedRun { run: run.info(), created: false });
             return Ok(self.settled(run, answer));
         }
         self.check_room(create.frame_bytes_max())?;
-        let (run, frame, facts) = self.new_run(&shard, create, vshard)?;
+        let (run, frame, facts) = self.new_run(&shard, create)?;
+        let run_no = run.state.run_no;
         shard.insert(run);
-        let run = shard.find(&key).expect("just inserted");
+        let run = shard.run(run_no);
         let answer = CreatedRun { run: run.info(), created: true };
         Ok(self.queue(run, frame, facts, None, answer))
     }
 
-    fn new_run(
-        &self,
-        shard: &Shard,
-        create: &Create,
-        vshard: u64,
-    ) -> Result<(Run, Frame, Facts), Refusal> {
+    fn new_run(&self, shard: &Shard, create: &Create) -> Result<(Run, Frame, Facts), Refusal> {
+        let vshard = vshard_of(&create.namespace, &create.run_id);
         let new = NewRun {
             run_no: shard.next_run_no(vshard),
             run_uid: RunUid(self.shared.platform.random_id()),
         };
         let (state, frame, facts) = RunState::create(create, new, self.shared.now_ms())?;
         let published = Published::new(state.run_uid);
-        Ok((Run { state, published, in_flight: 0 }, frame, facts))
+        Ok((Run::new(state, published), frame, facts))
     }
 
     /// Describes a run.
     ///
     /// # Errors
-    /// [`Refusal::RunNotFound`].
+    /// [`Refusal::RunNotFound`], [`Refusal::RunDeleted`].
     pub async fn get_run(&self, run: &RunKey) -> Result<RunInfo, Error> {
         self.with_run(run, |store, run| {
-            let info = run.info();
-            Ok(store.settled(run, Ok(info)))
-        })?
+            let info = match run.is_deleted() {
+                true => Err(Refusal::RunDeleted),
+                false => Ok(run.info()),
+            };
+            Ok(store.settled(run, info))
+        })
+        .await?
         .await
     }
 
@@ -210,13 +217,16 @@ impl Store {
             return Err(Refusal::invalid("page_size", "is not between 1 and 1000").into());
         }
         self.shared.check_open()?;
-        let key =
-            |run_id: &str| RunKey { namespace: list.namespace.clone(), run_id: run_id.into() };
-        let (prefix, after) = (key(&list.prefix), list.after.as_deref().map(key));
         let (mut runs, mut in_flight) = (Vec::new(), false);
         for shard in self.shared.shards() {
             let shard = shard.lock();
-            for run in shard.runs_after(&prefix, after.as_ref()).take(list.page_size + 1) {
+            let wanted = |run: &&Run| {
+                let state = &run.state;
+                state.namespace == list.namespace
+                    && state.run_id.starts_with(&list.prefix)
+                    && list.after.as_deref().is_none_or(|after| after < &*state.run_id)
+            };
+            for run in shard.runs().filter(wanted) {
                 in_flight |= 0 < run.in_flight;
                 runs.push(run.row());
             }
@@ -240,13 +250,14 @@ impl Store {
         let permit = self.permit(size).await?;
         self.with_run(run, |store, run| {
             store.check_room(size)?;
-            let decided = run.state.close(&close, store.shared.now_ms());
+            let decided = run.state.close(&close, &store.context(run));
             Ok(store.decided(run, decided, permit, |run, closed| ClosedRun {
                 run: run.info(),
                 closed_seq: closed.seq,
                 deduplicated: closed.deduplicated,
             }))
-        })?
+        })
+        .await?
         .await
     }
 
@@ -257,9 +268,10 @@ impl Store {
     pub async fn close_stream(&self, run: &RunKey, close: CloseStream) -> Result<StreamEnd, Error> {
         self.with_run(run, |store, run| {
             store.check_room(EVENT_FRAME_BYTES_MAX)?;
-            let decided = run.state.close_stream(&close, store.shared.now_ms());
+            let decided = run.state.close_stream(&close, &store.context(run));
             Ok(store.decided(run, decided, None, |_, end| end))
-        })?
+        })
+        .await?
         .await
     }
 
@@ -270,9 +282,10 @@ impl Store {
     pub async fn trim(&self, run: &RunKey, trim: Trim) -> Result<Index, Error> {
         self.with_run(run, |store, run| {
             store.check_room(EVENT_FRAME_BYTES_MAX)?;
-            let decided = run.state.trim(&trim, store.shared.now_ms());
+            let decided = run.state.trim(&trim, &store.context(run));
             Ok(store.decided(run, decided, None, |_, trim| trim))
-        })?
+        })
+        .await?
         .await
     }
 
@@ -306,10 +319,10 @@ impl Store {
     ) -> Result<Ticket<Appended>, Error> {
         append.check()?;
         let permit = self.permit(append.frame_bytes_max()).await?;
-        self.append_ticket(run, &append, absent, permit)
+        self.append_ticket(run, &append, absent, permit).await
     }
 
-    fn append_ticket(
+    async fn append_ticket(
         &self,
         key: &RunKey,
         append: &Append,
@@ -317,25 +330,27 @@ impl Store {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Ticket<Appended>, Error> {
         let shared = &self.shared;
-        let vshard = vshard_of(&key.namespace, &key.run_id);
         let _stop = shared.stop_on_panic(PANICKED);
-        let mut shard = shared.shard(vshard).lock();
-        shared.check_open()?;
+        let (mut shard, found) = shared.find(key).await?;
         self.check_room(append.frame_bytes_max())?;
-        if let Some(run) = shard.find(key) {
-            let decided = run.state.append(append, shared.now_ms());
-            return Ok(self.decided(run, decided, permit, |_, appended| appended));
-        }
-        if absent == IfAbsent::Refuse {
-            return Err(Refusal::RunNotFound.into());
+        let found = found.map(|run_no| shard.run(run_no));
+        match found {
+            Some(run) if absent == IfAbsent::Refuse || !run.is_deleted() => {
+                let decided = run.state.append(append, &self.context(run));
+                return Ok(self.decided(run, decided, permit, |_, appended| appended));
+            }
+            None if absent == IfAbsent::Refuse => return Err(Refusal::RunNotFound.into()),
+            Some(_) | None => {}
         }
         let RunKey { namespace, run_id } = key.clone();
-        let create = Create { namespace, run_id, task: "".into() };
-        let (mut run, frame, facts) = self.new_run(&shard, &create, vshard)?;
+        let create = Create { namespace, run_id, ..Create::default() };
+        let (mut run, frame, facts) = self.new_run(&shard, &create)?;
         // Decided before anything is queued: a refused append creates no run.
-        let decided = run.state.append(append, shared.now_ms()).map_err(Error::Refused)?;
+        let context = self.context(&run);
+        let decided = run.state.append(append, &context).map_err(Error::Refused)?;
+        let run_no = run.state.run_no;
         shard.insert(run);
-        let run = shard.find(key).expect("just inserted");
+        let run = shard.run(run_no);
         let created = self.queue(run, frame, facts, None, ());
         drop(created);
         Ok(self.decided(run, Ok(decided), permit, |_, appended| appended))
@@ -406,17 +421,20 @@ impl Store {
         }
     }
 
+    /// What a command on a run is decided by now.
+    fn context(&self, run: &Run) -> Context {
+        run.context(self.shared.now_ms())
+    }
+
     /// Looks at a run under its shard's lock.
-    pub(super) fn with_run<T>(
+    pub(super) async fn with_run<T>(
         &self,
         key: &RunKey,
         look: impl FnOnce(&Self, &mut Run) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let vshard = vshard_of(&key.namespace, &key.run_id);
         let _stop = self.shared.stop_on_panic(PANICKED);
-        let mut shard = self.shared.shard(vshard).lock();
-        self.shared.check_open()?;
-        look(self, shard.find(key).ok_or(Refusal::RunNotFound)?)
+        let (mut shard, found) = self.shared.find(key).await?;
+        look(self, shard.run(found.ok_or(Refusal::RunNotFound)?))
     }
 
     /// Refuses what cannot be written: a frame larger than a slot, or one that a full disk leaves
@@ -428,11 +446,16 @@ impl Store {
             let (size, limit) = (frame_bytes as u64, limit as u64);
             return Err(Refusal::TooLarge { what, size, limit }.into());
         }
-        let ahead = self.shared.supply.bytes_ahead();
-        if ahead == Some(0) && !self.shared.queue.has_room(frame_bytes) {
-            return Err(Error::DiskFull);
+        let busy = Error::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS };
+        if self.shared.unflushed.is_crowded(self.shared.options.unflushed_bytes_max) {
+            return Err(busy);
         }
-        Ok(())
+        let has_room = || self.shared.queue.has_room(frame_bytes);
+        match self.shared.supply.outlook() {
+            SupplyState::DiskFull if !has_room() => Err(Error::DiskFull),
+            SupplyState::JournalFull if !has_room() => Err(busy),
+            _ => Ok(()),
+        }
     }
 
     /// Turns a decision into a ticket, queueing the frame if there is one.
@@ -467,6 +490,7 @@ impl Store {
         answer: T,
     ) -> Ticket<T> {
         run.in_flight += 1;
+        run.is_away = false;
         let (done, durable) = oneshot::channel();
         self.shared.queue.push(Pending { work: Work::Frame { frame, facts, permit }, done });
         Ticket { durable: Some(durable), answer: Some(Ok(answer)) }
@@ -474,18 +498,30 @@ impl Store {
 
     /// An answer that rests on the run's state as it is: given when that state is durable.
     fn settled<T>(&self, run: &Run, answer: Result<T, Refusal>) -> Ticket<T> {
-        let durable = (0 < run.in_flight).then(|| self.push_barrier());
+        let durable = (0 < run.in_flight).then(|| self.shared.barrier());
         Ticket { durable, answer: Some(answer) }
-    }
-
-    fn push_barrier(&self) -> oneshot::Receiver<Result<(), Error>> {
-        let (done, durable) = oneshot::channel();
-        self.shared.queue.push(Pending { work: Work::Barrier, done });
-        durable
     }
 
     /// Waits until everything queued so far is durable.
     pub(super) async fn barrier(&self) -> Result<(), Error> {
-        self.push_barrier().await.unwrap_or_else(|_| Err(never_told()))
+        self.shared.barrier().await.unwrap_or_else(|_| Err(never_told()))
+    }
+
+    /// Copies everything that is durable now into packs, and waits for it. A running store does so
+    /// by itself; this is for who wants to measure, or is about to copy the directory.
+    ///
+    /// # Errors
+    /// [`Error::ShuttingDown`], [`Error::Stopped`].
+    pub async fn flush(&self) -> Result<(), Error> {
+        let (wanted, mut rounds) = self.shared.unflushed.ask();
+        loop {
+            self.shared.check_open()?;
+            if wanted <= *rounds.borrow_and_update() {
+                return Ok(());
+            }
+            if rounds.changed().await.is_err() {
+                return Err(Error::ShuttingDown);
+            }
+        }
     }
 }

@@ -1,31 +1,44 @@
-//! Makes journal slots ahead of need, so that no commit waits for zeros to be written.
+//! Makes journal slots ready ahead of need, so that no commit waits for zeros to be written.
 //!
-//! A full disk is waited for. Any other failure is final, as everywhere in the journal: a sync that
-//! failed may succeed when it is repeated although the slot, or its name, is not on the disk.
+//! A slot that left the journal is zeroed over its own blocks and used again; a new one is made
+//! only while there are fewer than the store may have. A full disk, and a journal that is full
+//! because what it holds could not be copied out of it yet, are waited for. Any other failure is
+//! final, as everywhere in the journal: a sync that failed may succeed when it is repeated although
+//! the slot, or its name, is not on the disk.
 
 use std::{io, time::Duration};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    journal::{ReadySlot, prepare},
+    journal::{ReadySlot, RetiredSlot, prepare, prepare_again},
     platform::Vfs,
 };
 
-/// How long after a full disk the next attempt is made.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long after a full disk, or a reader in a retired slot, the next attempt is made.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// The next slot: wanted, being made, or ready.
 pub(super) struct Supply {
     slot_bytes: u64,
+    slots_max: u32,
     state: Mutex<State>,
     wake: Condvar,
 }
 
-#[derive(Default)]
 struct State {
-    wanted: Option<u32>,
+    wanted: bool,
     ready: Option<ReadySlot>,
+    /// Slots that left the journal, oldest first.
+    retired: Vec<RetiredSlot>,
+    /// Files in the journal's directory that no life of the store has listed and kept.
+    unlisted: Vec<u32>,
+    /// Slots that are part of the journal.
+    listed: u32,
+    /// Number of the next file that is new.
+    slot_new: u32,
+    /// All slots there may be are part of the journal.
+    starved: bool,
     failure: Option<io::Error>,
     closing: bool,
 }
@@ -38,71 +51,119 @@ pub(super) enum SupplyState {
     Making,
     /// There is no space for it; it is tried again.
     DiskFull,
+    /// It has to be freed first.
+    JournalFull,
+}
+
+/// The slots of the journal, in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct SlotCounts {
+    /// Part of the journal.
+    pub(super) used: u32,
+    /// Made, and not part of it.
+    pub(super) free: u32,
+    /// That there may be.
+    pub(super) max: u32,
 }
 
 impl Supply {
-    pub(super) fn new(slot_bytes: u64) -> Self {
-        Self { slot_bytes, state: Mutex::default(), wake: Condvar::new() }
+    /// A supply for a journal of `listed` slots; `unlisted` are files that are none of them, and
+    /// new files are numbered from `slot_new` on.
+    pub(super) fn new(
+        slot_bytes: u64,
+        slots_max: u32,
+        listed: u32,
+        unlisted: Vec<u32>,
+        slot_new: u32,
+    ) -> Self {
+        let state = State {
+            wanted: false,
+            ready: None,
+            retired: Vec::new(),
+            unlisted,
+            listed,
+            slot_new,
+            starved: false,
+            failure: None,
+            closing: false,
+        };
+        Self { slot_bytes, slots_max, state: Mutex::new(state), wake: Condvar::new() }
     }
 
     /// Asks for a slot, unless one is ready or asked for already, or cannot be made.
-    pub(super) fn want(&self, slot: u32) {
+    pub(super) fn want(&self) {
         let mut state = self.state.lock();
-        if state.ready.is_none() && state.wanted.is_none() && state.failure.is_none() {
-            state.wanted = Some(slot);
+        if state.ready.is_none() && !state.wanted && state.failure.is_none() {
+            state.wanted = true;
             self.wake.notify_all();
         }
     }
 
-    /// Takes the slot that is ready, if it is.
+    /// Takes in a slot that left the journal.
+    pub(super) fn retire(&self, slot: RetiredSlot) {
+        let mut state = self.state.lock();
+        state.listed -= 1;
+        state.retired.push(slot);
+        state.starved = false;
+        self.wake.notify_all();
+    }
+
+    /// Takes the slot that is ready, if it is; it is about to be part of the journal.
     ///
     /// # Errors
     /// Why it cannot be made; the store must stop.
     pub(super) fn take_ready(&self) -> io::Result<Option<ReadySlot>> {
         let mut state = self.state.lock();
-        match state.is_broken() {
-            true => state.failure.take().map_or(Ok(None), Err),
-            false => Ok(state.ready.take()),
+        if state.is_broken() {
+            return state.failure.take().map_or(Ok(None), Err);
         }
+        state.listed += u32::from(state.ready.is_some());
+        Ok(state.ready.take())
     }
 
-    /// Bytes of the slot that is ready, or that will surely be; none if the disk is full.
-    pub(super) fn bytes_ahead(&self) -> Option<u64> {
+    /// Whether the next slot is ready or will surely be.
+    pub(super) fn outlook(&self) -> SupplyState {
+        self.state.lock().outlook()
+    }
+
+    /// The slots, in numbers.
+    pub(super) fn counts(&self) -> SlotCounts {
         let state = self.state.lock();
-        match (&state.ready, state.is_full()) {
-            (Some(ready), _) => Some(ready.size),
-            (None, true) => Some(0),
-            (None, false) => None,
-        }
+        let free = state.retired.len() + usize::from(state.ready.is_some());
+        SlotCounts { used: state.listed, free: free as u32, max: self.slots_max }
     }
 
-    /// Waits until something changes, at most until the next attempt on a full disk.
+    /// Waits until something changes, at most until the next attempt.
     pub(super) fn wait(&self) -> SupplyState {
         let mut state = self.state.lock();
         if !state.is_settled() {
             self.wake.wait_for(&mut state, RETRY_AFTER);
         }
-        match (state.is_settled(), state.is_full()) {
-            (true, _) => SupplyState::Settled,
-            (false, true) => SupplyState::DiskFull,
-            (false, false) => SupplyState::Making,
-        }
+        state.outlook()
     }
 
-    /// Makes the slot that is wanted; false if none is.
+    /// Makes the slot that is wanted; false if none is, or none can be now.
     pub(super) fn step(&self, vfs: &dyn Vfs) -> bool {
-        let Some(slot) = self.state.lock().wanted else { return false };
-        let made = prepare(vfs, slot, self.slot_bytes);
+        let Some(source) = self.source() else { return false };
+        let made = match source {
+            Source::Retired(slot) => prepare_again(vfs, slot),
+            Source::File(slot) => prepare(vfs, slot, self.slot_bytes),
+        };
         let mut state = self.state.lock();
         match made {
             Ok(ready) => {
-                *state = State { ready: Some(ready), closing: state.closing, ..State::default() };
+                match source {
+                    Source::Retired(slot) => state.retired.retain(|known| known.slot() != slot),
+                    Source::File(slot) => {
+                        state.unlisted.retain(|known| *known != slot);
+                        state.slot_new = state.slot_new.max(slot + 1);
+                    }
+                }
+                (state.ready, state.wanted, state.failure) = (Some(ready), false, None);
             }
             Err(error) => {
-                tracing::warn!(%error, slot, "could not make a journal slot");
-                if !is_full(&error) {
-                    state.wanted = None;
-                }
+                tracing::warn!(%error, "could not make a journal slot ready");
+                state.wanted = is_full(&error);
                 state.failure = Some(error);
             }
         }
@@ -110,21 +171,40 @@ impl Supply {
         true
     }
 
+    /// What the slot that is wanted is to be made of.
+    fn source(&self) -> Option<Source> {
+        let mut state = self.state.lock();
+        if !state.wanted {
+            return None;
+        }
+        if let Some(free) = state.retired.iter().find(|slot| !slot.is_read()) {
+            return Some(Source::Retired(free.slot()));
+        }
+        let files = state.listed + state.retired.len() as u32;
+        state.starved = self.slots_max <= files;
+        if state.starved {
+            return None;
+        }
+        Some(Source::File(state.unlisted.first().copied().unwrap_or(state.slot_new)))
+    }
+
     /// Makes slots until the store closes.
     pub(super) fn run(&self, vfs: &dyn Vfs) {
         loop {
             let mut state = self.state.lock();
-            while state.wanted.is_none() && !state.closing {
+            while !state.wanted && !state.closing {
                 self.wake.wait(&mut state);
-            }
-            if state.failure.is_some() && !state.closing {
-                self.wake.wait_for(&mut state, RETRY_AFTER);
             }
             if state.closing {
                 return;
             }
             drop(state);
-            self.step(vfs);
+            if !self.step(vfs) || self.state.lock().failure.is_some() {
+                let mut state = self.state.lock();
+                if !state.closing {
+                    self.wake.wait_for(&mut state, RETRY_AFTER);
+                }
+            }
         }
     }
 
@@ -135,7 +215,28 @@ impl Supply {
     }
 }
 
+/// What a slot is made of.
+#[derive(Clone, Copy)]
+enum Source {
+    /// A slot that left the journal.
+    Retired(u32),
+    /// A file of this number, made anew.
+    File(u32),
+}
+
 impl State {
+    fn outlook(&self) -> SupplyState {
+        if self.is_settled() {
+            SupplyState::Settled
+        } else if self.is_full() {
+            SupplyState::DiskFull
+        } else if self.starved {
+            SupplyState::JournalFull
+        } else {
+            SupplyState::Making
+        }
+    }
+
     fn is_full(&self) -> bool {
         self.failure.as_ref().is_some_and(is_full)
     }
@@ -149,6 +250,6 @@ impl State {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

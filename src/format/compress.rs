@@ -114,7 +114,8 @@ mod tests {
     #[test]
     fn what_was_compressed_comes_back() {
         let text = b"the same words, the same words, ".repeat(300);
-        let noise: Vec<u8> = (0..5_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let noise: Vec<u8> =
+            (0..5_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         for raw in [&text[..], &noise, b"x", b""] {
             for codec in CODECS {
                 let mut out = Vec::new();

@@ -398,7 +398,10 @@ pub fn decode_head(bytes: &[u8]) -> Result<BlockHead, Damage> {
 pub fn decode_block(place: &BlockPlace, bytes: &[u8]) -> Result<Bytes, Damage> {
     let head = decode_head(bytes)?;
     if head.disk_bytes() != bytes.len() {
-        return Err(Damage::Length { len: head.disk_bytes() as u64, available: bytes.len() as u64 });
+        return Err(Damage::Length {
+            len: head.disk_bytes() as u64,
+            available: bytes.len() as u64,
+        });
     }
     let (fields, stored) = (&bytes[8..BLOCK_HEADER_BYTES], &bytes[BLOCK_HEADER_BYTES..]);
     if block_crc(place, fields, stored) != head.crc {

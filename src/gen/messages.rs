@@ -83,6 +83,31 @@ pub struct RunCreated {
     /// Task the run executes, or empty.
     #[prost(string, tag = "4")]
     pub task: ::prost::alloc::string::String,
+    /// Labels, in the order given.
+    #[prost(string, repeated, tag = "5")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Batch the run belongs to, or empty.
+    #[prost(string, tag = "6")]
+    pub batch_id: ::prost::alloc::string::String,
+    /// What is kept of the run; the namespace's default if absent.
+    #[prost(message, optional, tag = "7")]
+    pub retention: ::core::option::Option<Retention>,
+}
+/// How long, and how much of, a run is kept. What is absent is not limited.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Retention {
+    /// Milliseconds after its close that the run is kept.
+    #[prost(uint64, optional, tag = "1")]
+    pub age_ms: ::core::option::Option<u64>,
+    /// Bytes that are kept of the run.
+    #[prost(uint64, optional, tag = "2")]
+    pub bytes: ::core::option::Option<u64>,
+    /// Records that are kept of the run, those of `$run` not counted.
+    #[prost(uint64, optional, tag = "3")]
+    pub records: ::core::option::Option<u64>,
+    /// What becomes of an append that would pass the limit of bytes or records.
+    #[prost(enumeration = "AtLimit", tag = "4")]
+    pub at_limit: i32,
 }
 /// Last record of a run's life.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -160,6 +185,39 @@ impl Kind {
             "KIND_INPUT" => Some(Self::Input),
             "KIND_METADATA" => Some(Self::Metadata),
             "KIND_LIFECYCLE" => Some(Self::Lifecycle),
+            _ => None,
+        }
+    }
+}
+/// What becomes of an append that would pass a limit of its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AtLimit {
+    /// As `AT_LIMIT_REJECT`.
+    Unspecified = 0,
+    /// It is refused with QUOTA.
+    Reject = 1,
+    /// It is accepted, and the oldest records are trimmed.
+    TrimOldest = 2,
+}
+impl AtLimit {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AT_LIMIT_UNSPECIFIED",
+            Self::Reject => "AT_LIMIT_REJECT",
+            Self::TrimOldest => "AT_LIMIT_TRIM_OLDEST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AT_LIMIT_UNSPECIFIED" => Some(Self::Unspecified),
+            "AT_LIMIT_REJECT" => Some(Self::Reject),
+            "AT_LIMIT_TRIM_OLDEST" => Some(Self::TrimOldest),
             _ => None,
         }
     }

@@ -11,6 +11,13 @@ pub struct Effects {
     /// Streams trimmed by this frame.
     #[prost(message, repeated, tag = "3")]
     pub streams_trimmed: ::prost::alloc::vec::Vec<StreamTrimmed>,
+    /// The run is deleted; nothing follows.
+    #[prost(bool, tag = "4")]
+    pub deleted: bool,
+    /// Hash of namespace and run id, in the first frame after the run's earlier
+    /// frames were copied out of the journal, so that recovery finds them.
+    #[prost(fixed64, optional, tag = "5")]
+    pub home: ::core::option::Option<u64>,
 }
 /// A stream got its number.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -53,6 +60,129 @@ pub struct StreamTrimmed {
     /// First index that is kept.
     #[prost(uint64, tag = "2")]
     pub trim: u64,
+}
+/// All that is known of a run after one of its frames.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RunSnapshot {
+    /// Tenant the run belongs to.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Name of the run.
+    #[prost(string, tag = "2")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Identity of the run, 16 bytes.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub run_uid: ::prost::bytes::Bytes,
+    /// Number of the run in its store.
+    #[prost(uint64, tag = "4")]
+    pub run_no: u64,
+    /// Task, or empty.
+    #[prost(string, tag = "5")]
+    pub task: ::prost::alloc::string::String,
+    /// Labels, in the order given.
+    #[prost(string, repeated, tag = "6")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Batch the run belongs to, or empty.
+    #[prost(string, tag = "7")]
+    pub batch_id: ::prost::alloc::string::String,
+    /// What is kept of the run, if its creation said so.
+    #[prost(message, optional, tag = "8")]
+    pub retention: ::core::option::Option<super::super::v1::Retention>,
+    /// Milliseconds since the Unix epoch of the creation.
+    #[prost(uint64, tag = "9")]
+    pub created_ms: u64,
+    /// Milliseconds from the creation to the last frame.
+    #[prost(uint64, tag = "10")]
+    pub updated_after_ms: u64,
+    /// Next seq.
+    #[prost(uint64, tag = "11")]
+    pub tail: u64,
+    /// Chain after the last frame.
+    #[prost(fixed32, tag = "12")]
+    pub chain: u32,
+    /// Chain after the last frame that holds records.
+    #[prost(fixed32, tag = "13")]
+    pub records_chain: u32,
+    /// Frames so far.
+    #[prost(uint64, tag = "14")]
+    pub frames: u64,
+    /// Bytes of all frames.
+    #[prost(uint64, tag = "15")]
+    pub bytes: u64,
+    /// Streams by number, `$run` first.
+    #[prost(message, repeated, tag = "16")]
+    pub streams: ::prost::alloc::vec::Vec<StreamSnapshot>,
+    /// Idempotent producers by their reference number.
+    #[prost(message, repeated, tag = "17")]
+    pub producers: ::prost::alloc::vec::Vec<ProducerSnapshot>,
+    /// How the run ended, once it is closed.
+    #[prost(message, optional, tag = "18")]
+    pub ending: ::core::option::Option<EndingSnapshot>,
+    /// Milliseconds since the Unix epoch of the deletion, once it is deleted.
+    #[prost(uint64, optional, tag = "19")]
+    pub deleted_ms: ::core::option::Option<u64>,
+}
+/// What is known of a stream.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamSnapshot {
+    /// Name, unique in the run.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// `$run`, output or input.
+    #[prost(enumeration = "super::super::v1::StreamKind", tag = "2")]
+    pub kind: i32,
+    /// First index that is kept.
+    #[prost(uint64, tag = "3")]
+    pub trim: u64,
+    /// Next index.
+    #[prost(uint64, tag = "4")]
+    pub tail: u64,
+    /// Whether the stream was closed by itself.
+    #[prost(bool, tag = "5")]
+    pub closed: bool,
+}
+/// What is known of an idempotent producer, and of its last appends. Each append
+/// is a row of five columns; the last four hold what is unlikely about it, so
+/// that most are zero, and zeros at the end of a column are left out.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProducerSnapshot {
+    /// The producer's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Newest epoch.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Number that comes next in the epoch.
+    #[prost(uint64, tag = "3")]
+    pub next_seq: u64,
+    /// CRC-32 (IEEE) of what was appended, oldest append first.
+    #[prost(fixed32, repeated, tag = "4")]
+    pub payload_crc: ::prost::alloc::vec::Vec<u32>,
+    /// First seq, less the seq after the append before (less 0 for the oldest).
+    #[prost(sint64, repeated, tag = "5")]
+    pub seq_gap: ::prost::alloc::vec::Vec<i64>,
+    /// First index, less the index after the append before (less 0 for the oldest).
+    #[prost(sint64, repeated, tag = "6")]
+    pub index_gap: ::prost::alloc::vec::Vec<i64>,
+    /// Number of records, less one.
+    #[prost(sint64, repeated, tag = "7")]
+    pub more_records: ::prost::alloc::vec::Vec<i64>,
+    /// Milliseconds since the append before (since the creation for the oldest).
+    #[prost(sint64, repeated, tag = "8")]
+    pub elapsed_ms: ::prost::alloc::vec::Vec<i64>,
+}
+/// How a run ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndingSnapshot {
+    /// Seq of the closing record.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "2")]
+    pub time_ms: u64,
+    /// What the closing record says.
+    #[prost(message, optional, tag = "3")]
+    pub closed: ::core::option::Option<super::super::v1::RunClosed>,
 }
 /// One atomic change of the live file set; payload of a manifest block.
 #[derive(Clone, PartialEq, ::prost::Message)]

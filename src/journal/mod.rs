@@ -16,6 +16,6 @@ mod prepare;
 pub mod scan;
 mod writer;
 
-pub use frames::{FrameAt, FrameReader, MaskedBlock};
-pub use prepare::{ReadySlot, prepare};
+pub use frames::{FrameAt, FrameReader, MaskedBlock, RetiredSlot};
+pub use prepare::{ReadySlot, prepare, prepare_again};
 pub use writer::{BlockPlace, BlockWriter};

@@ -43,6 +43,21 @@ pub fn prepare(vfs: &dyn Vfs, slot: u32, size: u64) -> io::Result<ReadySlot> {
     Ok(ReadySlot { slot, size, file })
 }
 
+/// Makes a slot ready again that was part of the log and is no longer: over its own blocks, so that
+/// no space has to be found, and none can be taken meanwhile. Its name is durable; nobody reads
+/// from it any more.
+///
+/// # Errors
+/// Whatever the operating system says. What the slot holds is then unknown; it may be prepared
+/// again only if the error came before the sync.
+pub fn prepare_again(vfs: &dyn Vfs, slot: u32) -> io::Result<ReadySlot> {
+    let file = vfs.open(&file_name::slot(slot), Open::Write)?;
+    let size = file.len()?;
+    file.write_zeros_at(0, size)?;
+    file.sync_all().map_err(io::Error::other)?;
+    Ok(ReadySlot { slot, size, file })
+}
+
 impl ReadySlot {
     /// Writes the header page, durably. The slot is not part of the log before the manifest lists
     /// it.

@@ -86,6 +86,11 @@ impl Pack {
         &self.listed
     }
 
+    /// Whether the pack may hold segments of a name: also if its directory cannot be read.
+    pub fn may_hold(&self, name_hash: u64) -> bool {
+        self.index().map_or(true, |(_, bloom)| pack::may_hold(bloom, name_hash))
+    }
+
     /// The segments of a name, in the order of the directory.
     ///
     /// # Errors
@@ -106,6 +111,18 @@ impl Pack {
         let (directory, _) = self.index()?;
         let count = directory.len() / pack::ENTRY_BYTES;
         Ok((0..count).map(move |n| self.entry(directory, n)))
+    }
+
+    /// Segment `n` in the order of the directory.
+    ///
+    /// # Errors
+    /// As [`entries_of`](Self::entries_of).
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn entry_at(&self, n: usize) -> Result<Entry, Error> {
+        let (directory, _) = self.index()?;
+        self.entry(directory, n)
     }
 
     fn entry(&self, directory: &[u8], n: usize) -> Result<Entry, Error> {
@@ -181,8 +198,7 @@ impl Pack {
             };
             let len = head.disk_bytes() as u32;
             let raw = self.read_block(position, len)?;
-            visit(position, len, raw)
-                .map_err(|damage| corruption(&self.path, position, damage))?;
+            visit(position, len, raw).map_err(|damage| corruption(&self.path, position, damage))?;
             position += u64::from(len).next_multiple_of(pack::BLOCK_ALIGN as u64);
             blocks += 1;
         }
@@ -228,9 +244,8 @@ impl Pack {
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Io`].
     pub fn read_block(&self, position: u64, len: u32) -> Result<Bytes, Error> {
-        let in_file = position
-            .checked_add(u64::from(len))
-            .is_some_and(|end| end <= self.listed.bytes);
+        let in_file =
+            position.checked_add(u64::from(len)).is_some_and(|end| end <= self.listed.bytes);
         if !in_file {
             let (len, available) = (u64::from(len), self.listed.bytes);
             return Err(self.damaged(position, Damage::Length { len, available }));
@@ -246,6 +261,11 @@ impl Pack {
 }
 
 impl Segment {
+    /// Damage of the block that describes the segment.
+    pub fn damaged(&self, damage: Damage) -> Error {
+        self.pack.damaged(self.entry.block, damage)
+    }
+
     /// Reads what stands behind the segment's frames: where they are, and the run's state.
     ///
     /// # Errors

@@ -43,6 +43,7 @@ impl Packs {
     pub fn lose(&self, number: u64, error: Error) {
         let mut shelf = self.shelf.write();
         let mut next = Shelf::clone(&shelf);
+        next.packs.remove(&number);
         next.lost.insert(number, error);
         *shelf = Arc::new(next);
     }
@@ -54,9 +55,19 @@ impl Shelf {
         self.packs.values()
     }
 
+    /// The pack with this number.
+    pub fn pack(&self, number: u64) -> Option<&Arc<Pack>> {
+        self.packs.get(&number)
+    }
+
     /// Why packs cannot be opened, by number.
     pub fn lost(&self) -> &BTreeMap<u64, Error> {
         &self.lost
+    }
+
+    /// Whether a pack may hold segments of a name. Looks at memory only.
+    pub fn may_hold(&self, name_hash: u64) -> bool {
+        !self.lost.is_empty() || self.packs.values().any(|pack| pack.may_hold(name_hash))
     }
 
     /// All segments under a name's hash, whichever runs they belong to, in no particular order.

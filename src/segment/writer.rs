@@ -13,9 +13,7 @@ use crate::{
         file_name,
         frame::{Chain, Frame},
         manifest::ListedPack,
-        pack::{
-            self, BlockPlace, Described, Entry, FIRST_BLOCK_AT, PackFooter, PackHeader,
-        },
+        pack::{self, BlockPlace, Described, Entry, FIRST_BLOCK_AT, PackFooter, PackHeader},
         segment::{self, Part, PartStream, SegmentHead, SegmentTail},
         wire,
     },

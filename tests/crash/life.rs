@@ -12,7 +12,7 @@ use std::{
 use braidlog::{
     Append, Close, CloseStream, Create, Error, IfAbsent, Index, NewRecord, OpenError, Options,
     Producer, Query, Store, Tail, TailItem, Trim,
-    engine::{Progress, Stepper},
+    engine::{Flushed, Progress, Stepper},
     platform::sim::{Call, SimClock, SimDisk},
 };
 use parking_lot::Mutex;
@@ -246,6 +246,7 @@ impl Life {
                 people.model.take_back(&expected);
                 people.errors.push(error);
             }
+            Poll::Ready(Err(Error::Busy { .. })) => people.model.take_back(&expected),
             Poll::Ready(answer) => people.take_answer(expected, request, answer),
         }
         people.look();
@@ -264,7 +265,27 @@ impl Life {
         loop {
             match self.step() {
                 Progress::Worked => {}
+                Progress::WaitsForSlot if self.flush() => {}
                 stuck => return stuck,
+            }
+        }
+    }
+
+    /// Lets the flusher take one step.
+    pub fn flush_step(&mut self) -> Flushed {
+        let flushed = self.stepper.flush();
+        self.look();
+        flushed
+    }
+
+    /// Lets the flusher copy everything that is durable; false if it could not.
+    pub fn flush(&mut self) -> bool {
+        loop {
+            match self.flush_step() {
+                Flushed::Worked if !self.stepper.is_flushing() => return true,
+                Flushed::Worked => {}
+                Flushed::Waits if self.step() == Progress::Worked => {}
+                _ => return false,
             }
         }
     }
@@ -320,7 +341,8 @@ fn ask(store: &Store, run: usize, request: &Request) -> Answering {
     let (store, key) = (store.clone(), run_key(run));
     match request.clone() {
         Request::Create => Box::pin(async move {
-            let create = Create { namespace: key.namespace, run_id: key.run_id, task: "".into() };
+            let create =
+                Create { namespace: key.namespace, run_id: key.run_id, ..Create::default() };
             let answer = store.create_run(create).await?;
             Ok(Answer::Created { uid: answer.run.run_uid, created: answer.created })
         }),

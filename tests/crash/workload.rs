@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use braidlog::{Options, Outcome, platform::sim::SimRng};
+use braidlog::{Codec, Options, Outcome, platform::sim::SimRng};
 use bytes::Bytes;
 
 use super::{
@@ -35,6 +35,12 @@ pub fn options(rng: &mut SimRng) -> Options {
     options.slot_bytes_first += 4096 * rng.below(3);
     options.slot_bytes += 4096 * rng.below(5);
     options.ring_bytes = if rng.chance(1, 2) { 0 } else { 64 << 10 };
+    options.journal_slots_max = 3 + rng.below(4) as u32;
+    options.pack_bytes = 8 << (10 + rng.below(4));
+    options.codec = [Codec::None, Codec::Lz4, Codec::Zstd][rng.below(3) as usize];
+    if rng.chance(1, 2) {
+        options.resident_bytes = 64 << 10;
+    }
     options
 }
 
@@ -45,6 +51,8 @@ pub fn smallest() -> Options {
     options.slot_bytes = 32 << 10;
     options.manifest_bytes = 32 << 10;
     options.ring_bytes = 0;
+    options.resident_bytes = 0;
+    options.cache_bytes = 0;
     options
 }
 
@@ -85,6 +93,15 @@ impl Workload {
             0 => {}
             1 => drop(life.step()),
             _ => drop(life.settle()),
+        }
+        match self.rng.below(12) {
+            0 => {
+                life.flush();
+            }
+            1 => (0..self.rng.below(4)).for_each(|_| {
+                life.flush_step();
+            }),
+            _ => {}
         }
         if !life.is_waiting() && self.rng.chance(1, 6) {
             life.idle();

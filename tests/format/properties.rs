@@ -119,6 +119,7 @@ prop_compose! {
         opened in vec((any::<u32>(), "\\PC{0,9}"), 0..3),
         producer in proptest::option::of((any::<u32>(), "\\PC{0,9}", any::<u64>(), any::<u64>())),
         trimmed in vec((any::<u32>(), any::<u64>()), 0..3),
+        (deleted, home) in (any::<bool>(), any::<Option<u64>>()),
     ) -> storage::Effects {
         let kind = StreamKind::Output.into();
         let opened = opened.into_iter();
@@ -131,6 +132,8 @@ prop_compose! {
             }),
             streams_trimmed:
                 trimmed.map(|(stream, trim)| storage::StreamTrimmed { stream, trim }).collect(),
+            deleted,
+            home,
         }
     }
 }

@@ -261,7 +261,7 @@ fn calls_wait_for_a_server_that_is_away_as_long_as_they_are_told() {
         let create = Create {
             namespace: key.namespace.clone(),
             run_id: key.run_id.clone(),
-            task: "".into(),
+            ..Create::default()
         };
         let away = hasty.create_run(create.clone()).await.expect_err("away");
         assert!(matches!(away, Error::Unavailable { .. }), "{away:?}");

@@ -49,9 +49,7 @@ impl World {
     }
 
     async fn snapshot(&self) -> Snapshot {
-        let namespace = self.open.namespace.clone();
-        let list = ListRuns { namespace, prefix: String::new(), after: None, page_size: 100 };
-        let runs = self.server.store.list_runs(&list).await.expect("listed").runs;
+        let runs = self.server.store.list_runs(&ListRuns::default()).await.expect("listed").runs;
         let mut streams = Vec::new();
         for run in &runs {
             let run = RunKey::new(run.run_id.clone());
@@ -167,6 +165,7 @@ fn names_and_sizes_are_refused_before_anything_is_looked_at() {
             namespace: open.namespace.clone(),
             run_id: run_id.into(),
             task: task.into(),
+            ..Create::default()
         };
         for (run_id, problem) in [
             ("", "is empty"),

@@ -1,0 +1,129 @@
+//! Creating a run: its names, its labels, its first frame.
+
+use std::sync::Arc;
+
+use super::{Facts, Refusal, Retention, RunState, life::lifecycle_frame};
+use crate::{
+    format::frame::{Chain, FLAG_FIRST, FRAME_HEADER_BYTES, Frame, FramePlace},
+    proto::{RunCreated, event, storage::v1::Effects},
+    record::{
+        BATCH_BYTES_MAX, Index, RUN_ID_BYTES_MAX, RunNo, RunUid, Seq, TAG_BYTES_MAX,
+        TAGS_PER_RUN_MAX, check_name, check_text,
+    },
+};
+
+/// Asks for a run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Create {
+    /// Tenant.
+    pub namespace: Arc<str>,
+    /// Name: 1 to 512 bytes without control characters, not starting with `$`.
+    pub run_id: Arc<str>,
+    /// Task, up to 512 bytes, or empty.
+    pub task: Arc<str>,
+    /// Labels: at most 10, each 1 to 128 bytes, none twice.
+    pub tags: Vec<Arc<str>>,
+    /// Batch the run belongs to, up to 128 bytes, or empty.
+    pub batch: Arc<str>,
+    /// What is kept of the run; none is what its namespace says.
+    pub retention: Option<Retention>,
+}
+
+/// What the store gives a run that is created.
+#[derive(Debug, Clone, Copy)]
+pub struct NewRun {
+    /// Its number.
+    pub run_no: RunNo,
+    /// Its identity.
+    pub run_uid: RunUid,
+}
+
+impl Create {
+    /// Row 1: names, labels and retention.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`], [`Refusal::TooLarge`].
+    pub fn check(&self) -> Result<(), Refusal> {
+        check_name(&self.namespace, RUN_ID_BYTES_MAX)
+            .map_err(|error| Refusal::name("namespace", error))?;
+        check_name(&self.run_id, RUN_ID_BYTES_MAX)
+            .map_err(|error| Refusal::name("run_id", error))?;
+        check_text(&self.task, RUN_ID_BYTES_MAX).map_err(|error| Refusal::name("task", error))?;
+        check_tags(&self.tags)?;
+        check_text(&self.batch, BATCH_BYTES_MAX)
+            .map_err(|error| Refusal::name("batch_id", error))?;
+        self.retention.as_ref().map_or(Ok(()), Retention::check)
+    }
+
+    /// Bytes of the frame that this becomes, at most.
+    pub fn frame_bytes_max(&self) -> usize {
+        let tags: usize = self.tags.iter().map(|tag| tag.len() + 4).sum();
+        let names = self.namespace.len() + self.run_id.len() + self.task.len() + self.batch.len();
+        FRAME_HEADER_BYTES + names + tags + 256
+    }
+
+    /// Whether creating a run that exists is only a repetition. A run that is deleted has given
+    /// its name up: creating that is creating another run.
+    ///
+    /// # Errors
+    /// [`Refusal::RunExists`] if the parameters differ.
+    pub fn check_same(&self, existing: &RunState) -> Result<(), Refusal> {
+        let is_same = existing.task == self.task
+            && existing.tags == self.tags
+            && existing.batch == self.batch
+            && existing.retention == self.retention;
+        if is_same { Ok(()) } else { Err(Refusal::RunExists) }
+    }
+}
+
+/// Checks tags: a few, none empty, none twice.
+///
+/// # Errors
+/// [`Refusal::Invalid`], [`Refusal::TooLarge`].
+pub(super) fn check_tags(tags: &[Arc<str>]) -> Result<(), Refusal> {
+    Refusal::check_size("run (tags)", tags.len(), TAGS_PER_RUN_MAX)?;
+    for (n, tag) in tags.iter().enumerate() {
+        check_text(tag, TAG_BYTES_MAX).map_err(|error| Refusal::name("tags", error))?;
+        if tag.is_empty() {
+            return Err(Refusal::invalid("tags", "holds an empty tag"));
+        }
+        if tags[..n].contains(tag) {
+            return Err(Refusal::invalid("tags", format!("holds {tag:?} twice")));
+        }
+    }
+    Ok(())
+}
+
+impl RunState {
+    /// Creates a run: its state and its first frame.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`], [`Refusal::TooLarge`].
+    pub fn create(
+        create: &Create,
+        new: NewRun,
+        now_ms: u64,
+    ) -> Result<(Self, Frame, Facts), Refusal> {
+        create.check()?;
+        let event = event::Event::RunCreated(RunCreated {
+            namespace: create.namespace.as_ref().into(),
+            run_id: create.run_id.as_ref().into(),
+            run_uid: new.run_uid.0.to_vec().into(),
+            task: create.task.as_ref().into(),
+            tags: create.tags.iter().map(|tag| tag.as_ref().into()).collect(),
+            batch_id: create.batch.as_ref().into(),
+            retention: create.retention.map(Into::into),
+        });
+        let place = FramePlace {
+            run_no: new.run_no,
+            first_seq: Seq::ZERO,
+            time_ms: now_ms,
+            flags: FLAG_FIRST,
+            chain: Chain::start(new.run_uid),
+        };
+        let frame = lifecycle_frame(&place, Index::ZERO, event, &Effects::default());
+        debug_assert!(frame.bytes().len() <= create.frame_bytes_max(), "the bound holds");
+        let (state, facts) = Self::begin(&frame).expect("a frame just built replays");
+        Ok((state, frame, facts))
+    }
+}

@@ -1,0 +1,309 @@
+//! A run's state as one message, and back.
+//!
+//! A snapshot says everything its frames said: the state made from it goes on exactly as the one
+//! it was made of. It is compact, since there is one for every run at rest: what producers
+//! appended last is a table whose columns hold only what is unlikely.
+//!
+//! Making a state refuses what no run can be, so that damage that a checksum did not see does not
+//! turn into panics far from here. It does not check names, which were checked when they came to
+//! be, and it cannot check chains and CRCs.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{
+    create::check_tags,
+    replay::{decode_retention, expect_number},
+    state::{Appended, Ending, ProducerState, Remembered, RunState, StreamState},
+};
+use crate::{
+    format::{
+        Damage,
+        frame::{Chain, FRAME_HEADER_BYTES},
+    },
+    proto::{
+        Outcome, RunClosed, StreamKind,
+        storage::v1::{EndingSnapshot, ProducerSnapshot, RunSnapshot, StreamSnapshot},
+    },
+    record::{
+        Index, PRODUCER_APPENDS_REMEMBERED, PRODUCERS_PER_RUN_MAX, RUN_STREAM_NAME, RunNo, RunUid,
+        STREAMS_PER_RUN_MAX, Seq,
+    },
+};
+
+impl RunState {
+    /// All of the state. Bodies are shared, not copied.
+    pub fn to_snapshot(&self) -> RunSnapshot {
+        let producer = |producer: &ProducerState| producer_snapshot(producer, self.created_ms);
+        RunSnapshot {
+            namespace: self.namespace.as_ref().into(),
+            run_id: self.run_id.as_ref().into(),
+            run_uid: self.run_uid.0.to_vec().into(),
+            run_no: self.run_no.0,
+            task: self.task.as_ref().into(),
+            tags: self.tags.iter().map(|tag| tag.as_ref().into()).collect(),
+            batch_id: self.batch.as_ref().into(),
+            retention: self.retention.map(Into::into),
+            created_ms: self.created_ms,
+            updated_after_ms: self.updated_ms - self.created_ms,
+            tail: self.tail.0,
+            chain: self.chain.0,
+            records_chain: self.records_chain.0,
+            frames: self.frames,
+            bytes: self.bytes,
+            streams: self.streams.iter().map(stream_snapshot).collect(),
+            producers: self.producers.iter().map(producer).collect(),
+            ending: self.ending.as_ref().map(ending_snapshot),
+            deleted_ms: self.deleted_ms,
+        }
+    }
+
+    /// The state that a snapshot was made of.
+    ///
+    /// # Errors
+    /// What cannot be; every snapshot that was made of a state can.
+    pub fn from_snapshot(snapshot: RunSnapshot) -> Result<Self, Damage> {
+        let run_uid = RunUid::from_slice(&snapshot.run_uid).ok_or(unsound("identity"))?;
+        let created_ms = snapshot.created_ms;
+        let updated_ms =
+            created_ms.checked_add(snapshot.updated_after_ms).ok_or(unsound("time of a run"))?;
+        let tail = Seq(snapshot.tail);
+        let tags: Vec<Arc<str>> = snapshot.tags.into_iter().map(Arc::from).collect();
+        check_tags(&tags).map_err(|_| unsound("tags"))?;
+        check_frames(tail, snapshot.frames, snapshot.bytes)?;
+        let producer = |producer| read_producer(producer, run_uid, created_ms, tail);
+        let producers = read_named(snapshot.producers, PRODUCERS_PER_RUN_MAX, producer)?;
+        let streams = read_streams(snapshot.streams, tail)?;
+        Ok(Self {
+            namespace: snapshot.namespace.into(),
+            run_id: snapshot.run_id.into(),
+            run_uid,
+            run_no: RunNo(snapshot.run_no),
+            task: snapshot.task.into(),
+            tags,
+            batch: snapshot.batch_id.into(),
+            retention: snapshot.retention.map(decode_retention).transpose()?,
+            created_ms,
+            updated_ms,
+            tail,
+            chain: Chain(snapshot.chain),
+            records_chain: Chain(snapshot.records_chain),
+            streams,
+            producers,
+            frames: snapshot.frames,
+            bytes: snapshot.bytes,
+            ending: snapshot.ending.map(|ending| read_ending(ending, tail)).transpose()?,
+            deleted_ms: snapshot.deleted_ms,
+        })
+    }
+}
+
+/// Part of a snapshot that cannot be.
+fn unsound(what: &'static str) -> Damage {
+    Damage::Message { what }
+}
+
+/// Every run has a record and a frame that created it, and no frame is less than its header.
+fn check_frames(tail: Seq, frames: u64, bytes: u64) -> Result<(), Damage> {
+    let bytes_min = frames.checked_mul(FRAME_HEADER_BYTES as u64);
+    let is_sound = Seq::ZERO < tail && 0 < frames && bytes_min.is_some_and(|min| min <= bytes);
+    if is_sound { Ok(()) } else { Err(unsound("frames of a run")) }
+}
+
+/// Something that has a name of its own in its run.
+trait Named {
+    fn name(&self) -> &Arc<str>;
+}
+
+impl Named for StreamState {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+}
+
+impl Named for ProducerState {
+    fn name(&self) -> &Arc<str> {
+        &self.id
+    }
+}
+
+/// Reads what must be few, each with a name of its own.
+fn read_named<S, T: Named>(
+    snapshots: Vec<S>,
+    limit: usize,
+    read: impl Fn(S) -> Result<T, Damage>,
+) -> Result<Vec<T>, Damage> {
+    if limit < snapshots.len() {
+        let (len, available) = (snapshots.len() as u64, limit as u64);
+        return Err(Damage::Length { len, available });
+    }
+    let found = snapshots.into_iter().map(read).collect::<Result<Vec<T>, _>>()?;
+    let names: HashSet<&str> = found.iter().map(|named| &**named.name()).collect();
+    if names.len() < found.len() || names.contains("") {
+        return Err(unsound("names in a run"));
+    }
+    Ok(found)
+}
+
+fn stream_snapshot(stream: &StreamState) -> StreamSnapshot {
+    StreamSnapshot {
+        name: stream.name.as_ref().into(),
+        kind: stream.kind.into(),
+        trim: stream.trim.0,
+        tail: stream.tail.0,
+        closed: stream.closed,
+    }
+}
+
+/// `$run` and the others; every record of the run is in one of them.
+fn read_streams(snapshots: Vec<StreamSnapshot>, tail: Seq) -> Result<Vec<StreamState>, Damage> {
+    let streams = read_named(snapshots, STREAMS_PER_RUN_MAX, read_stream)?;
+    for (n, stream) in streams.iter().enumerate() {
+        let is_run = stream.kind == StreamKind::Run && *stream.name == *RUN_STREAM_NAME;
+        let is_other = matches!(stream.kind, StreamKind::Output | StreamKind::Input);
+        if (n == 0 && !is_run) || (n != 0 && !is_other) {
+            return Err(unsound("kind of a stream"));
+        }
+    }
+    if streams.is_empty() {
+        return Err(unsound("stream 0"));
+    }
+    let records = streams.iter().try_fold(0u64, |sum, stream| sum.checked_add(stream.tail.0));
+    expect_number("records", records.ok_or(unsound("tail of a stream"))?, tail.0)?;
+    Ok(streams)
+}
+
+fn read_stream(snapshot: StreamSnapshot) -> Result<StreamState, Damage> {
+    let kind = StreamKind::try_from(snapshot.kind).map_err(|_| unsound("kind of a stream"))?;
+    if snapshot.tail < snapshot.trim {
+        let (found, expected) = (snapshot.trim, snapshot.tail);
+        return Err(Damage::Numbering { what: "trim", found, expected });
+    }
+    Ok(StreamState {
+        name: snapshot.name.into(),
+        kind,
+        trim: Index(snapshot.trim),
+        tail: Index(snapshot.tail),
+        closed: snapshot.closed,
+    })
+}
+
+/// What an append most likely is: behind the one before, at the same time.
+struct Likely {
+    first_seq: u64,
+    first_index: u64,
+    time_ms: u64,
+}
+
+impl Likely {
+    fn first(created_ms: u64) -> Self {
+        Self { first_seq: 0, first_index: 0, time_ms: created_ms }
+    }
+
+    fn after(appended: &Appended) -> Self {
+        Self {
+            first_seq: appended.next_seq().0,
+            first_index: appended.next_index().0,
+            time_ms: appended.time_ms,
+        }
+    }
+}
+
+fn producer_snapshot(producer: &ProducerState, created_ms: u64) -> ProducerSnapshot {
+    let mut snapshot = ProducerSnapshot {
+        id: producer.id.as_ref().into(),
+        epoch: producer.epoch,
+        next_seq: producer.next_seq,
+        ..ProducerSnapshot::default()
+    };
+    let gap = |found: u64, likely: u64| found.wrapping_sub(likely) as i64;
+    let mut likely = Likely::first(created_ms);
+    for Remembered { payload_crc, appended } in &producer.recent {
+        snapshot.payload_crc.push(*payload_crc);
+        snapshot.seq_gap.push(gap(appended.first_seq.0, likely.first_seq));
+        snapshot.index_gap.push(gap(appended.first_index.0, likely.first_index));
+        snapshot.more_records.push(i64::from(appended.count) - 1);
+        snapshot.elapsed_ms.push(gap(appended.time_ms, likely.time_ms));
+        likely = Likely::after(appended);
+    }
+    drop_zeros(&mut snapshot.seq_gap);
+    drop_zeros(&mut snapshot.index_gap);
+    drop_zeros(&mut snapshot.more_records);
+    drop_zeros(&mut snapshot.elapsed_ms);
+    snapshot
+}
+
+/// Leaves out the zeros at the end of a column.
+fn drop_zeros(column: &mut Vec<i64>) {
+    let len = column.iter().rposition(|&cell| cell != 0).map_or(0, |last| last + 1);
+    column.truncate(len);
+}
+
+fn read_producer(
+    snapshot: ProducerSnapshot,
+    run_uid: RunUid,
+    created_ms: u64,
+    tail: Seq,
+) -> Result<ProducerState, Damage> {
+    let rows = snapshot.payload_crc.len();
+    let columns =
+        [&snapshot.seq_gap, &snapshot.index_gap, &snapshot.more_records, &snapshot.elapsed_ms];
+    let fits = columns.iter().all(|column| column.len() <= rows);
+    if !fits || PRODUCER_APPENDS_REMEMBERED < rows || snapshot.next_seq < rows as u64 {
+        return Err(unsound("appends of a producer"));
+    }
+    let mut producer = ProducerState::new(snapshot.id.into());
+    (producer.epoch, producer.next_seq) = (snapshot.epoch, snapshot.next_seq);
+    let mut likely = Likely::first(created_ms);
+    for (n, &payload_crc) in snapshot.payload_crc.iter().enumerate() {
+        let cells = columns.map(|column| column.get(n).copied().unwrap_or(0));
+        let appended = read_appended(cells, &likely, run_uid, tail)?;
+        likely = Likely::after(&appended);
+        producer.remember(Remembered { payload_crc, appended });
+    }
+    Ok(producer)
+}
+
+/// One row of the table of a producer's appends.
+fn read_appended(
+    [seq_gap, index_gap, more_records, elapsed_ms]: [i64; 4],
+    likely: &Likely,
+    run_uid: RunUid,
+    tail: Seq,
+) -> Result<Appended, Damage> {
+    let count = more_records.checked_add(1).and_then(|count| u32::try_from(count).ok());
+    let count = count.ok_or(unsound("count of an append"))?;
+    let first_seq = likely.first_seq.wrapping_add_signed(seq_gap);
+    let first_index = likely.first_index.wrapping_add_signed(index_gap);
+    for first in [first_seq, first_index] {
+        if tail.0.checked_sub(u64::from(count)).is_none_or(|last| last < first) {
+            return Err(unsound("position of an append"));
+        }
+    }
+    Ok(Appended {
+        run_uid,
+        first_seq: Seq(first_seq),
+        first_index: Index(first_index),
+        count,
+        time_ms: likely.time_ms.wrapping_add_signed(elapsed_ms),
+        deduplicated: false,
+        positions_forgotten: false,
+    })
+}
+
+fn ending_snapshot(ending: &Ending) -> EndingSnapshot {
+    let closed = RunClosed {
+        outcome: ending.outcome.into(),
+        output: ending.output.clone(),
+        output_type: ending.output_type.clone(),
+        error: ending.error.clone(),
+    };
+    EndingSnapshot { seq: ending.seq.0, time_ms: ending.time_ms, closed: Some(closed) }
+}
+
+fn read_ending(snapshot: EndingSnapshot, tail: Seq) -> Result<Ending, Damage> {
+    let closed = snapshot.closed.ok_or(unsound("end of a run"))?;
+    if closed.outcome() == Outcome::Unspecified || tail.0 <= snapshot.seq {
+        return Err(unsound("end of a run"));
+    }
+    Ok(Ending::of(Seq(snapshot.seq), snapshot.time_ms, closed))
+}

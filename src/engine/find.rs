@@ -1,0 +1,106 @@
+//! Finds a run: in memory, or in packs, from where it comes back into memory.
+//!
+//! Only one caller at a time looks for a run in packs; others wait for it. A run that is in memory
+//! is never looked for, and only the one who looks may bring it in: what comes from a pack is
+//! therefore never older than what memory had.
+
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+
+use super::{
+    request::RunKey,
+    shard::{Run, Shard, Whereabouts},
+    shared::Shared,
+};
+use crate::{
+    core::RunState,
+    error::Error,
+    record::{RunNo, name_hash, vshard_of},
+    recovery::read_state,
+};
+
+/// A claim on looking for a run. Ended with the search, or when the caller gives up.
+struct Search<'a> {
+    shared: &'a Shared,
+    key: &'a RunKey,
+    has_ended: bool,
+}
+
+impl Search<'_> {
+    fn end(mut self, shard: &mut Shard) {
+        shard.end_search(self.key);
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Search<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let vshard = vshard_of(&self.key.namespace, &self.key.run_id);
+            self.shared.shard(vshard).lock().end_search(self.key);
+        }
+    }
+}
+
+impl Shared {
+    /// Finds a run and takes the lock of its shard; none if no run has the name. A run that was
+    /// deleted counts as one for a day.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if what may hold the run is damaged, [`Error::Io`], and when the store is
+    /// not open.
+    pub(super) async fn find<'a>(
+        self: &'a Arc<Self>,
+        key: &RunKey,
+    ) -> Result<(MutexGuard<'a, Shard>, Option<RunNo>), Error> {
+        let vshard = vshard_of(&key.namespace, &key.run_id);
+        loop {
+            let mut ended = {
+                let shelf = self.packs.shelf();
+                let mut shard = self.shard(vshard).lock();
+                self.check_open()?;
+                match shard.whereabouts(key, &shelf) {
+                    Whereabouts::Here(run_no) => {
+                        let is_gone = shard.run(run_no).is_forgotten(self.now_ms());
+                        return Ok((shard, (!is_gone).then_some(run_no)));
+                    }
+                    Whereabouts::Absent => return Ok((shard, None)),
+                    Whereabouts::Sought(ended) => ended,
+                    Whereabouts::Unknown => break,
+                }
+            };
+            // An error says the same as a change: the search has ended.
+            let _ = ended.changed().await;
+        }
+        let search = Search { shared: self, key, has_ended: false };
+        let (shared, wanted) = (self.clone(), key.clone());
+        let found = self.pool.run(move || shared.look_up(&wanted)).await?;
+        let mut shard = self.shard(vshard).lock();
+        self.check_open()?;
+        search.end(&mut shard);
+        let run_no = found.map(|state| shard.bring_in(Run::at_rest(state)));
+        let run_no = run_no.filter(|run_no| !shard.run(*run_no).is_forgotten(self.now_ms()));
+        Ok((shard, run_no))
+    }
+
+    /// The newest run of a name in packs, as its last segment has it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub(super) fn look_up(&self, key: &RunKey) -> Result<Option<RunState>, Error> {
+        let shelf = self.packs.shelf();
+        let mut found = shelf.named(name_hash(&key.namespace, &key.run_id))?;
+        // Newest run first, and of each run its last segment.
+        found.sort_by_key(|found| (found.entry.head.run_no, found.entry.head.flushed));
+        found.reverse();
+        found.dedup_by_key(|found| found.entry.head.run_no);
+        for segment in &found {
+            let state = read_state(segment, &self.blocks)?;
+            if *state.run_id == *key.run_id && *state.namespace == *key.namespace {
+                return Ok(Some(state));
+            }
+        }
+        shelf.check_complete().map(|()| None)
+    }
+}

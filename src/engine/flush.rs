@@ -1,0 +1,540 @@
+//! Copies frames out of the journal into packs, so that its slots can be used again.
+//!
+//! A round takes every run whose oldest frame in the journal is older than the round, and all of
+//! that run's frames. A run's state is copied between two commands, so it may be ahead of the disk;
+//! its segment is written when every frame behind the state is durable. A pack is synced, read
+//! back, named, and listed by the manifest before anything relies on it; only then do the runs in it
+//! forget their places in the journal, and only then may a slot leave the journal.
+//!
+//! A pack that cannot be written is given up and begun again under another number: the journal
+//! still has everything. An error of the manifest stops the store.
+//!
+//! What it deliberately does not do: hold back an append. Who appends faster than this copies is
+//! refused at admission, by [`FlushQueue::is_crowded`].
+
+use std::{
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+use prost::Message;
+use tokio::sync::{oneshot, watch};
+
+use super::{select::read_entry, shard::Run, shared::Shared, supply::is_full};
+use crate::{
+    core::RunState,
+    error::Error,
+    format::{
+        file_name,
+        frame::{Chain, Frame},
+        manifest::Edit,
+        pack::{PackHeader, PackKind},
+        segment::{JournalPoint, SegmentHead},
+    },
+    record::{RunNo, Seq},
+    segment::{NewSegment, Pack, PackWriter},
+};
+
+/// Runs whose states are copied at once.
+const BATCH_RUNS: usize = 512;
+/// Bytes of frames that are copied at once, overrun by less than one frame: what one segment holds.
+const SEGMENT_BYTES: u64 = 32 << 20;
+/// Bytes of a run's frames from which on it has a file of its own.
+const OWN_PACK_BYTES: u64 = 8 << 20;
+/// Packs that may fail one after the other before the store stops.
+const FAILURES_MAX: u32 = 3;
+/// How long after a pack could not be written the next attempt is made.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often it is looked whether a round is due.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How much waits to be copied, and who waits for it.
+#[derive(Default)]
+pub(super) struct FlushQueue {
+    bytes: AtomicU64,
+    state: Mutex<QueueState>,
+    wake: Condvar,
+    /// Number of rounds that were asked for and done.
+    rounds: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct QueueState {
+    asked: u64,
+    closing: bool,
+}
+
+impl FlushQueue {
+    /// Notes frames that became visible.
+    pub(super) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes frames that were copied.
+    pub(super) fn remove(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of frames that wait to be copied.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether so much waits to be copied that nothing more is taken.
+    pub(super) fn is_crowded(&self, bytes_max: u64) -> bool {
+        bytes_max < self.bytes()
+    }
+
+    /// Asks for a round; the receiver tells rounds done, the number is the one to wait for.
+    pub(super) fn ask(&self) -> (u64, watch::Receiver<u64>) {
+        let mut state = self.state.lock();
+        state.asked += 1;
+        self.wake.notify_all();
+        (state.asked, self.rounds.subscribe())
+    }
+
+    /// Ends the flusher.
+    pub(super) fn close(&self) {
+        self.state.lock().closing = true;
+        self.wake.notify_all();
+    }
+
+    fn is_closing(&self) -> bool {
+        self.state.lock().closing
+    }
+
+    fn asked(&self) -> u64 {
+        self.state.lock().asked
+    }
+
+    /// Waits until a round may be due; false when the store closes.
+    fn wait(&self, limit: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !state.closing {
+            self.wake.wait_for(&mut state, limit);
+        }
+        !state.closing
+    }
+}
+
+/// What a step of the flusher did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flushed {
+    /// It copied something.
+    Worked,
+    /// There was nothing to do.
+    Idle,
+    /// It waits for frames to become durable.
+    Waits,
+    /// A pack could not be written; it is tried again later.
+    Failed,
+    /// The store has stopped.
+    Stopped,
+}
+
+/// Copies frames into packs. Only one exists; a thread, or a test, takes its steps.
+pub(super) struct Flusher {
+    shared: Arc<Shared>,
+    pack_next: u64,
+    round: Option<Round>,
+    failures: u32,
+    last_round: Duration,
+    /// The round that was asked for last and that the running one answers.
+    answers: u64,
+}
+
+/// One pass over the runs with frames in the journal.
+struct Round {
+    /// Only runs with a frame below this block.
+    below: u64,
+    /// The shard that is gone through, and how far.
+    shard: usize,
+    after: (u64, RunNo),
+    batch: Vec<Snapshot>,
+    /// Tells when what the batch stands for is durable.
+    durable: Option<oneshot::Receiver<Result<(), Error>>>,
+    pack: Option<OpenPack>,
+}
+
+/// A pack that is being written, and whose frames are in it.
+struct OpenPack {
+    writer: PackWriter,
+    members: Vec<Member>,
+}
+
+/// A run in a pack.
+struct Member {
+    run_no: RunNo,
+    /// Its frames below this number are in the pack.
+    until: u64,
+}
+
+/// A run's state, as copied between two commands.
+struct Snapshot {
+    run_no: RunNo,
+    name_hash: u64,
+    state: RunState,
+}
+
+/// Frames of a run that are to be copied.
+struct Source {
+    frames: Vec<Frame>,
+    until: u64,
+    end: JournalPoint,
+    chain: Chain,
+    is_first: bool,
+    bytes: u64,
+}
+
+impl Flusher {
+    pub(super) fn new(shared: Arc<Shared>, pack_next: u64) -> Self {
+        let last_round = shared.platform.clock.mono();
+        Self { shared, pack_next, round: None, failures: 0, last_round, answers: 0 }
+    }
+
+    /// Takes steps until the store closes or stops.
+    pub(super) fn run(mut self) {
+        let shared = self.shared.clone();
+        let _stop = shared.stop_on_panic("the flusher panicked");
+        while !shared.unflushed.is_closing() {
+            let waits = match self.step() {
+                Flushed::Worked => continue,
+                Flushed::Stopped => break,
+                Flushed::Idle => LOOK_EVERY,
+                Flushed::Failed => RETRY_AFTER,
+                Flushed::Waits => {
+                    self.wait_until_durable();
+                    continue;
+                }
+            };
+            if !shared.unflushed.wait(waits) {
+                break;
+            }
+        }
+        self.give_up();
+    }
+
+    fn wait_until_durable(&mut self) {
+        let Some(round) = &mut self.round else { return };
+        if let Some(durable) = round.durable.take() {
+            // An error means that the store stops, which the next step sees.
+            let _ = durable.blocking_recv();
+        }
+    }
+
+    /// Begins a round if one is due, or goes on with the one that is under way.
+    pub(super) fn step(&mut self) -> Flushed {
+        if self.shared.is_stopped() {
+            return Flushed::Stopped;
+        }
+        if self.round.is_none() && !self.is_due() {
+            return Flushed::Idle;
+        }
+        self.go_on()
+    }
+
+    /// Copies everything that is durable now, whether that is due or not.
+    #[cfg(feature = "sim")]
+    pub(super) fn force(&mut self) -> Flushed {
+        if self.shared.is_stopped() {
+            return Flushed::Stopped;
+        }
+        self.go_on()
+    }
+
+    /// Whether a round is under way.
+    #[cfg(feature = "sim")]
+    pub(super) fn is_under_way(&self) -> bool {
+        self.round.is_some()
+    }
+
+    fn go_on(&mut self) -> Flushed {
+        match self.take_step() {
+            Ok(done) => done,
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let Shared { options, unflushed, supply, platform, .. } = &*self.shared;
+        if self.answers < unflushed.asked() {
+            return true;
+        }
+        let waits = Duration::from_millis(options.flush_after_ms) + self.last_round;
+        options.flush_bytes <= unflushed.bytes()
+            || options.journal_slots_max / 2 < supply.counts().used
+            || (0 < unflushed.bytes() && waits <= platform.clock.mono())
+    }
+
+    fn take_step(&mut self) -> Result<Flushed, Error> {
+        let Some(mut round) = self.round.take() else {
+            self.round = Some(self.begin_round());
+            return Ok(Flushed::Worked);
+        };
+        if let Some(durable) = &mut round.durable {
+            match durable.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => {
+                    self.round = Some(round);
+                    return Ok(Flushed::Waits);
+                }
+                Ok(Ok(())) | Err(oneshot::error::TryRecvError::Closed) => {}
+                Ok(Err(_)) => return Ok(Flushed::Stopped),
+            }
+            round.durable = None;
+        }
+        if !round.batch.is_empty() {
+            let batch = std::mem::take(&mut round.batch);
+            let copied = batch.into_iter().try_for_each(|snapshot| self.copy(&mut round, snapshot));
+            self.round = Some(round);
+            return copied.map(|()| Flushed::Worked);
+        }
+        if self.collect(&mut round) {
+            self.round = Some(round);
+            return Ok(Flushed::Worked);
+        }
+        if let Some(pack) = round.pack.take() {
+            self.install(pack)?;
+        }
+        self.end_round()?;
+        Ok(Flushed::Worked)
+    }
+
+    fn begin_round(&mut self) -> Round {
+        self.answers = self.shared.unflushed.asked();
+        Round {
+            below: self.shared.durable_block_no(),
+            shard: 0,
+            after: (0, RunNo(0)),
+            batch: Vec::new(),
+            durable: None,
+            pack: None,
+        }
+    }
+
+    fn end_round(&mut self) -> Result<(), Error> {
+        self.free_slots()?;
+        self.failures = 0;
+        self.last_round = self.shared.platform.clock.mono();
+        self.shared.unflushed.rounds.send_replace(self.answers);
+        Ok(())
+    }
+
+    /// Copies the states of the next runs; false if there are none left.
+    fn collect(&self, round: &mut Round) -> bool {
+        let mut in_flight = false;
+        while round.batch.len() < BATCH_RUNS
+            && let Some(shard) = self.shared.shards().nth(round.shard)
+        {
+            let mut shard = shard.lock();
+            let range = (Bound::Excluded(round.after), Bound::Excluded((round.below, RunNo(0))));
+            let left = BATCH_RUNS - round.batch.len();
+            let found: Vec<_> = shard.unflushed(range).take(left).collect();
+            match found.last() {
+                Some(&last) => round.after = last,
+                None => (round.shard, round.after) = (round.shard + 1, (0, RunNo(0))),
+            }
+            for (_, run_no) in found {
+                let run = shard.run(run_no);
+                in_flight |= 0 < run.in_flight;
+                // The first frame decided from here on says where the others went.
+                run.is_away = true;
+                let (name_hash, state) = (run.name_hash, run.state.clone());
+                round.batch.push(Snapshot { run_no, name_hash, state });
+            }
+        }
+        if in_flight {
+            round.durable = Some(self.shared.barrier());
+        }
+        !round.batch.is_empty()
+    }
+
+    /// Copies a run's frames into a pack.
+    fn copy(&mut self, round: &mut Round, snapshot: Snapshot) -> Result<(), Error> {
+        let Snapshot { run_no, name_hash, state } = snapshot;
+        let until = state.frames;
+        let is_large = self.with_run(run_no, |run| OWN_PACK_BYTES <= run.unflushed_bytes);
+        let mut own = match is_large {
+            true => Some(self.begin_pack(PackKind::Own)?),
+            false => None,
+        };
+        if own.is_none() && round.pack.is_none() {
+            round.pack = Some(self.begin_pack(PackKind::Shared)?);
+        }
+        let (mut from, mut chain) = (None, None);
+        loop {
+            let mut source = self.source(run_no, from, until)?;
+            source.chain = chain.unwrap_or(source.chain);
+            let is_last = source.until == until;
+            let head = SegmentHead {
+                name_hash,
+                run_no,
+                first_seq: Seq::ZERO,
+                end_seq: Seq::ZERO,
+                flushed: source.end,
+                is_first: source.is_first,
+                is_deleted: is_last && state.deleted_ms.is_some(),
+                closed_ms: state.ending.as_ref().filter(|_| is_last).map_or(0, |end| end.time_ms),
+                raw_bytes: source.bytes,
+            };
+            let with_records = source.frames.iter().rev().find(|frame| 0 < frame.header.count);
+            chain = with_records.map(|frame| frame.header.chain).or(Some(source.chain));
+            let segment = NewSegment {
+                head,
+                run_uid: state.run_uid,
+                records_chain: source.chain,
+                frames: &source.frames,
+                // What reads on from a segment before the last is the segment behind it.
+                state: if is_last { state.to_snapshot().encode_to_vec().into() } else { "".into() },
+            };
+            let pack = own.as_mut().or(round.pack.as_mut()).expect("begun above");
+            pack.writer.add(segment).map_err(|error| pack_error(pack.writer.number(), error))?;
+            if is_last {
+                pack.members.push(Member { run_no, until });
+                break;
+            }
+            from = Some(source.until);
+        }
+        if let Some(own) = own {
+            return self.install(own);
+        }
+        let full = round.pack.take_if(|pack| self.shared.options.pack_bytes <= pack.writer.bytes());
+        full.map_or(Ok(()), |full| self.install(full))
+    }
+
+    fn begin_pack(&mut self, kind: PackKind) -> Result<OpenPack, Error> {
+        let Shared { platform, options, store_uuid, .. } = &*self.shared;
+        let number = self.pack_next;
+        self.pack_next += 1;
+        let header = PackHeader {
+            number,
+            kind,
+            store_uuid: *store_uuid,
+            salt: platform.random_u64(),
+            created_ms: self.shared.now_ms(),
+        };
+        let writer = PackWriter::create(&*platform.vfs, header, options.codec)
+            .map_err(|error| pack_error(number, error))?;
+        Ok(OpenPack { writer, members: Vec::new() })
+    }
+
+    /// The next frames of a run, from the ring or read from the journal.
+    fn source(&self, run_no: RunNo, from: Option<u64>, until: u64) -> Result<Source, Error> {
+        let (entries, mut source) = self.with_run(run_no, |run| {
+            let published = &run.published;
+            let first = from.unwrap_or(published.flushed());
+            let entries = published.unflushed(first..until, SEGMENT_BYTES);
+            let source = Source {
+                frames: Vec::with_capacity(entries.len()),
+                until: first + entries.len() as u64,
+                end: entries.last().expect("a run in a round has frames").0.end,
+                chain: published.chain_before_unflushed(),
+                is_first: first == 0,
+                bytes: 0,
+            };
+            (entries, source)
+        });
+        for (entry, recent) in entries {
+            let frame = match recent {
+                Some(frame) => frame,
+                // Its slot is part of the journal as long as the frame is in no segment.
+                None => read_entry(&self.shared, run_no, &entry)?.expect("still in the journal"),
+            };
+            source.bytes += frame.bytes().len() as u64;
+            source.frames.push(frame);
+        }
+        Ok(source)
+    }
+
+    /// Ends a pack, has the manifest list it, and lets its runs forget their places.
+    fn install(&mut self, pack: OpenPack) -> Result<(), Error> {
+        let OpenPack { writer, members } = pack;
+        let (pack, run_counter) = writer.finish(&*self.shared.platform.vfs)?;
+        let edits = [Edit::PackAdded(*pack.listed()), Edit::RunCounter(run_counter)];
+        self.commit(&edits)?;
+        self.add(pack);
+        for Member { run_no, until } in members {
+            let mut shard = self.shared.shard(run_no.vshard()).lock();
+            let bytes = shard.flushed_to(run_no, until);
+            drop(shard);
+            self.shared.unflushed.remove(bytes);
+        }
+        self.free_slots()
+    }
+
+    fn add(&self, pack: Pack) {
+        self.shared.packs.replace([pack], &[]);
+    }
+
+    /// Lets slots leave the journal that hold no frame that is in no segment.
+    fn free_slots(&self) -> Result<(), Error> {
+        let durable = self.shared.durable_block_no();
+        let oldest = self.shared.shards().filter_map(|shard| shard.lock().oldest_unflushed()).min();
+        let low = oldest.map_or(durable, |oldest| oldest.min(durable));
+        let frees = |slots: &[crate::format::manifest::ListedSlot]| {
+            slots.get(1).is_some_and(|next| next.first_block_no <= low)
+        };
+        let before = self.shared.manifest.lock().live().slots.clone();
+        if !frees(&before) {
+            return Ok(());
+        }
+        self.commit(&[Edit::JournalLow(low)])?;
+        let kept = self.shared.manifest.lock().live().slots.clone();
+        for slot in before.iter().filter(|slot| !kept.contains(slot)) {
+            if let Some(retired) = self.shared.frames.retire(slot.file_seq) {
+                self.shared.supply.retire(retired);
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&self, edits: &[Edit]) -> Result<(), Error> {
+        let committed = self.shared.manifest.lock().commit(edits);
+        committed.map_err(|error| {
+            let cause: Arc<str> = format!("could not write the manifest: {error}").into();
+            tracing::error!(%cause, "stopped");
+            self.shared.stop(cause.clone());
+            Error::Stopped { cause }
+        })
+    }
+
+    fn with_run<T>(&self, run_no: RunNo, look: impl FnOnce(&Run) -> T) -> T {
+        look(self.shared.shard(run_no.vshard()).lock().run(run_no))
+    }
+
+    /// Gives the round up. The journal has everything; a full disk is waited for.
+    fn fail(&mut self, error: &Error) -> Flushed {
+        self.give_up();
+        if self.shared.is_stopped() {
+            return Flushed::Stopped;
+        }
+        tracing::warn!(%error, "could not write a pack");
+        let is_full = matches!(error, Error::Io { source, .. } if is_full(source));
+        self.failures += u32::from(!is_full);
+        if FAILURES_MAX <= self.failures {
+            let cause: Arc<str> = format!("could not write packs: {error}").into();
+            tracing::error!(%cause, "stopped");
+            self.shared.stop(cause);
+            return Flushed::Stopped;
+        }
+        Flushed::Failed
+    }
+
+    /// Leaves a pack that is being written; nobody relies on it.
+    fn give_up(&mut self) {
+        let Some(pack) = self.round.take().and_then(|round| round.pack) else { return };
+        let number = pack.writer.number();
+        drop(pack);
+        // If this fails, the next start removes it.
+        let _ = self.shared.platform.vfs.unlink(&file_name::pack_new(number));
+    }
+}
+
+fn pack_error(number: u64, source: std::io::Error) -> Error {
+    let operation = format!("write {}", file_name::pack_new(number));
+    Error::Io { operation: operation.into(), source: Arc::new(source) }
+}
