@@ -13,7 +13,6 @@
 //! refused at admission, by [`FlushQueue::is_crowded`].
 
 use std::{
-    ops::Bound,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -152,9 +151,9 @@ pub(super) struct Flusher {
 struct Round {
     /// Only runs with a frame below this block.
     below: u64,
-    /// The shard that is gone through, and how far.
+    /// The shard that is gone through, and where it goes on there.
     shard: usize,
-    after: (u64, RunNo),
+    next: (u64, RunNo),
     batch: Vec<Snapshot>,
     /// Tells when what the batch stands for is durable.
     durable: Option<oneshot::Receiver<Result<(), Error>>>,
@@ -309,7 +308,7 @@ impl Flusher {
         Round {
             below: self.shared.durable_block_no(),
             shard: 0,
-            after: (0, RunNo(0)),
+            next: (0, RunNo(0)),
             batch: Vec::new(),
             durable: None,
             pack: None,
@@ -331,12 +330,11 @@ impl Flusher {
             && let Some(shard) = self.shared.shards().nth(round.shard)
         {
             let mut shard = shard.lock();
-            let range = (Bound::Excluded(round.after), Bound::Excluded((round.below, RunNo(0))));
             let left = BATCH_RUNS - round.batch.len();
-            let found: Vec<_> = shard.unflushed(range).take(left).collect();
+            let found: Vec<_> = shard.unflushed(round.next, round.below).take(left).collect();
             match found.last() {
-                Some(&last) => round.after = last,
-                None => (round.shard, round.after) = (round.shard + 1, (0, RunNo(0))),
+                Some(&(block_no, run_no)) => round.next = (block_no, RunNo(run_no.0 + 1)),
+                None => (round.shard, round.next) = (round.shard + 1, (0, RunNo(0))),
             }
             for (_, run_no) in found {
                 let run = shard.run(run_no);
@@ -378,7 +376,7 @@ impl Flusher {
                 flushed: source.end,
                 is_first: source.is_first,
                 is_deleted: is_last && state.deleted_ms.is_some(),
-                closed_ms: state.ending.as_ref().filter(|_| is_last).map_or(0, |end| end.time_ms),
+                expires_ms: state.ending.as_ref().filter(|_| is_last).map_or(0, |end| end.time_ms),
                 raw_bytes: source.bytes,
             };
             let with_records = source.frames.iter().rev().find(|frame| 0 < frame.header.count);

@@ -4,10 +4,7 @@
 //! its state machine, and are queued for commit before the lock is released: that is what orders
 //! them. The lock is a plain mutex: no await and no I/O happens under it.
 
-use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    ops::Bound,
-};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -256,12 +253,14 @@ impl Shard {
         bytes
     }
 
-    /// Runs with frames in no segment, by the journal block of the oldest.
+    /// Runs whose oldest frame in no segment lies in a journal block below `below`, by that block,
+    /// from `from` on.
     pub(super) fn unflushed(
         &self,
-        range: (Bound<(u64, RunNo)>, Bound<(u64, RunNo)>),
+        from: (u64, RunNo),
+        below: u64,
     ) -> impl Iterator<Item = (u64, RunNo)> {
-        self.unflushed.range(range).copied()
+        self.unflushed.range(from..).copied().take_while(move |(block_no, _)| *block_no < below)
     }
 
     /// Journal block of the oldest frame in no segment.

@@ -12,7 +12,7 @@
 //! index          at a multiple of 4 KiB:
 //!   directory    88 B per segment, sorted by (name_hash, run_no, flushed):
 //!                 0 8 name_hash    8 8 run_no    16 8 first_seq    24 8 end_seq    32 8 flushed_block
-//!                40 4 flushed_frame   44 4 flags   48 8 closed_ms   56 8 raw_bytes
+//!                40 4 flushed_frame   44 4 flags   48 8 expires_ms   56 8 raw_bytes
 //!                64 8 block      72 4 block_len    76 4 offset and 80 4 len (of the description in it)   84 4 zero
 //!   bloom        64 B per bucket, over name_hash
 //! footer, 4 KiB, at the very end:
@@ -458,7 +458,7 @@ pub fn encode_entry(entry: &Entry, out: &mut Vec<u8>) {
     put_u64(bytes, 32, head.flushed.block_no);
     put_u32(bytes, 40, head.flushed.frame);
     put_u32(bytes, 44, head.flags());
-    put_u64(bytes, 48, head.closed_ms);
+    put_u64(bytes, 48, head.expires_ms);
     put_u64(bytes, 56, head.raw_bytes);
     put_u64(bytes, 64, entry.block);
     put_u32(bytes, 72, entry.block_len);
@@ -483,7 +483,7 @@ pub fn decode_entry(directory: &[u8], n: usize) -> Result<Entry, Damage> {
         flushed: JournalPoint { block_no: get_u64(bytes, 32), frame: get_u32(bytes, 40) },
         is_first: false,
         is_deleted: false,
-        closed_ms: get_u64(bytes, 48),
+        expires_ms: get_u64(bytes, 48),
         raw_bytes: get_u64(bytes, 56),
     };
     Ok(Entry {
@@ -581,7 +581,7 @@ mod tests {
             flushed: JournalPoint { block_no: 7, frame: 2 },
             is_first: true,
             is_deleted: false,
-            closed_ms: 5,
+            expires_ms: 5,
             raw_bytes: 600,
         };
         Entry { head, block: 4_096, block_len: 700, offset: 20, len: 90 }

@@ -6,7 +6,7 @@
 //!  0  8 name_hash       8  8 run_no        16 16 run_uid
 //! 32  8 first_seq      40  8 end_seq       48  8 flushed_block   56  4 flushed_frame
 //! 60  4 flags: 1 first (nothing of the run is before it)  2 deleted
-//! 64  8 closed_ms (0: open)                72  8 raw_bytes of the frames
+//! 64  8 expires_ms (0: never)                72  8 raw_bytes of the frames
 //! 80  4 parts          84  4 state_len
 //! 88  … parts, each
 //!        0 8 block (position in the file; 0: the block that this stands in)   8 4 block_len (bytes on disk)
@@ -57,8 +57,8 @@ pub struct SegmentHead {
     pub is_first: bool,
     /// The run is deleted.
     pub is_deleted: bool,
-    /// When the run was closed, milliseconds since the Unix epoch; 0 while it is open.
-    pub closed_ms: u64,
+    /// When the run may be given up, milliseconds since the Unix epoch; 0 if nobody said.
+    pub expires_ms: u64,
     /// Bytes of the frames before compression.
     pub raw_bytes: u64,
 }
@@ -149,7 +149,7 @@ pub fn encode(tail: &SegmentTail, out: &mut Vec<u8>) {
     put_u64(fixed, 48, head.flushed.block_no);
     put_u32(fixed, 56, head.flushed.frame);
     put_u32(fixed, 60, head.flags());
-    put_u64(fixed, 64, head.closed_ms);
+    put_u64(fixed, 64, head.expires_ms);
     put_u64(fixed, 72, head.raw_bytes);
     put_u32(fixed, 80, tail.parts.len() as u32);
     put_u32(fixed, 84, tail.state.len() as u32);
@@ -192,7 +192,7 @@ pub fn decode(bytes: &Bytes) -> Result<SegmentTail, Damage> {
         flushed: JournalPoint { block_no: get_u64(bytes, 48), frame: get_u32(bytes, 56) },
         is_first: false,
         is_deleted: false,
-        closed_ms: get_u64(bytes, 64),
+        expires_ms: get_u64(bytes, 64),
         raw_bytes: get_u64(bytes, 72),
     }
     .with_flags(get_u32(bytes, 60))?;
@@ -281,12 +281,12 @@ mod tests {
             run_uid in any::<[u8; 16]>(),
             state in proptest::collection::vec(any::<u8>(), 0..200),
         ) -> SegmentTail {
-            let [name_hash, run_no, block_no, closed_ms, raw_bytes] = numbers;
+            let [name_hash, run_no, block_no, expires_ms, raw_bytes] = numbers;
             let end_seq = parts.last().map_or(first_seq, Part::end_seq);
             let head = SegmentHead {
                 name_hash, run_no: RunNo(run_no), first_seq, end_seq,
                 flushed: JournalPoint { block_no, frame },
-                is_first: false, is_deleted: false, closed_ms, raw_bytes,
+                is_first: false, is_deleted: false, expires_ms, raw_bytes,
             };
             let head = head.with_flags(flags).expect("known flags");
             SegmentTail { head, run_uid: RunUid(run_uid), parts, state: state.into() }
