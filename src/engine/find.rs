@@ -27,6 +27,13 @@ struct Search<'a> {
     has_ended: bool,
 }
 
+/// A run as its last segment has it.
+struct FoundRun {
+    state: RunState,
+    /// The pack that was read.
+    pack: u64,
+}
+
 impl Search<'_> {
     fn end(mut self, shard: &mut Shard) {
         shard.end_search(self.key);
@@ -74,21 +81,34 @@ impl Shared {
             let _ = ended.changed().await;
         }
         let search = Search { shared: self, key, has_ended: false };
-        let (shared, wanted) = (self.clone(), key.clone());
-        let found = self.pool.run(move || shared.look_up(&wanted)).await?;
-        let mut shard = self.shard(vshard).lock();
-        self.check_open()?;
-        search.end(&mut shard);
-        let run_no = found.map(|state| shard.bring_in(Run::at_rest(state)));
-        let run_no = run_no.filter(|run_no| !shard.run(*run_no).is_forgotten(self.now_ms()));
-        Ok((shard, run_no))
+        loop {
+            let (shared, wanted) = (self.clone(), key.clone());
+            let found = self.pool.run(move || shared.look_up(&wanted)).await?;
+            let mut shard = self.shard(vshard).lock();
+            self.check_open()?;
+            let Some(FoundRun { state, pack }) = found else {
+                search.end(&mut shard);
+                return Ok((shard, None));
+            };
+            if self.packs.shelf().pack(pack).is_none() {
+                // The pack was collected meanwhile, and the run with it, or is in another one.
+                continue;
+            }
+            search.end(&mut shard);
+            if shard.is_doomed(state.run_no) {
+                return Ok((shard, None));
+            }
+            let run_no = shard.bring_in(Run::at_rest(state));
+            let is_gone = shard.run(run_no).is_forgotten(self.now_ms());
+            return Ok((shard, (!is_gone).then_some(run_no)));
+        }
     }
 
     /// The newest run of a name in packs, as its last segment has it. Blocks on the disk.
     ///
     /// # Errors
     /// As [`find`](Self::find).
-    pub(super) fn look_up(&self, key: &RunKey) -> Result<Option<RunState>, Error> {
+    fn look_up(&self, key: &RunKey) -> Result<Option<FoundRun>, Error> {
         let shelf = self.packs.shelf();
         let mut found = shelf.named(name_hash(&key.namespace, &key.run_id))?;
         // Newest run first, and of each run its last segment.
@@ -98,7 +118,7 @@ impl Shared {
         for segment in &found {
             let state = read_state(segment, &self.blocks)?;
             if *state.run_id == *key.run_id && *state.namespace == *key.namespace {
-                return Ok(Some(state));
+                return Ok(Some(FoundRun { state, pack: segment.pack.number() }));
             }
         }
         shelf.check_complete().map(|()| None)

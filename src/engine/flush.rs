@@ -13,6 +13,7 @@
 //! refused at admission, by [`FlushQueue::is_crowded`].
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -24,7 +25,13 @@ use parking_lot::{Condvar, Mutex};
 use prost::Message;
 use tokio::sync::{oneshot, watch};
 
-use super::{select::read_entry, shard::Run, shared::Shared, supply::is_full};
+use super::{
+    collect::{DEAD_PERCENT, Diary},
+    select::read_entry,
+    shard::{DELETED_REMEMBERED_MS, Run},
+    shared::Shared,
+    supply::is_full,
+};
 use crate::{
     core::RunState,
     error::Error,
@@ -36,7 +43,7 @@ use crate::{
         segment::{JournalPoint, SegmentHead},
     },
     record::{RunNo, Seq},
-    segment::{NewSegment, Pack, PackWriter},
+    segment::{NewSegment, PackWriter, Segment},
 };
 
 /// Runs whose states are copied at once.
@@ -45,6 +52,8 @@ const BATCH_RUNS: usize = 512;
 const SEGMENT_BYTES: u64 = 32 << 20;
 /// Bytes of a run's frames from which on it has a file of its own.
 const OWN_PACK_BYTES: u64 = 8 << 20;
+/// Segments of a closed run from which on it is made one.
+const FRAGMENTS_MAX: usize = 4;
 /// Packs that may fail one after the other before the store stops.
 const FAILURES_MAX: u32 = 3;
 /// How long after a pack could not be written the next attempt is made.
@@ -138,13 +147,14 @@ pub enum Flushed {
 
 /// Copies frames into packs. Only one exists; a thread, or a test, takes its steps.
 pub(super) struct Flusher {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pack_next: u64,
     round: Option<Round>,
     failures: u32,
     last_round: Duration,
     /// The round that was asked for last and that the running one answers.
     answers: u64,
+    pub(super) diary: Diary,
 }
 
 /// One pass over the runs with frames in the journal.
@@ -166,11 +176,19 @@ struct OpenPack {
     members: Vec<Member>,
 }
 
+impl OpenPack {
+    fn new(writer: PackWriter) -> Self {
+        Self { writer, members: Vec::new() }
+    }
+}
+
 /// A run in a pack.
 struct Member {
     run_no: RunNo,
     /// Its frames below this number are in the pack.
     until: u64,
+    /// Hash of its name, if its earlier segments do not count any more.
+    buries: Option<u64>,
 }
 
 /// A run's state, as copied between two commands.
@@ -178,6 +196,13 @@ struct Snapshot {
     run_no: RunNo,
     name_hash: u64,
     state: RunState,
+}
+
+/// Whether segments are to be made one with what follows them: so many that they are read slowly,
+/// and so small that it costs little.
+fn is_fragmented(segments: &[Segment], bytes: u64) -> bool {
+    let all: u64 = segments.iter().map(|segment| segment.entry.head.raw_bytes).sum();
+    FRAGMENTS_MAX <= segments.len() && all + bytes <= SEGMENT_BYTES
 }
 
 /// Frames of a run that are to be copied.
@@ -193,7 +218,15 @@ struct Source {
 impl Flusher {
     pub(super) fn new(shared: Arc<Shared>, pack_next: u64) -> Self {
         let last_round = shared.platform.clock.mono();
-        Self { shared, pack_next, round: None, failures: 0, last_round, answers: 0 }
+        Self {
+            shared,
+            pack_next,
+            round: None,
+            failures: 0,
+            last_round,
+            answers: 0,
+            diary: Diary::default(),
+        }
     }
 
     /// Takes steps until the store closes or stops.
@@ -292,7 +325,7 @@ impl Flusher {
             self.round = Some(round);
             return copied.map(|()| Flushed::Worked);
         }
-        if self.collect(&mut round) {
+        if self.gather(&mut round) {
             self.round = Some(round);
             return Ok(Flushed::Worked);
         }
@@ -317,6 +350,7 @@ impl Flusher {
 
     fn end_round(&mut self) -> Result<(), Error> {
         self.free_slots()?;
+        while self.collect(DEAD_PERCENT)? {}
         self.failures = 0;
         self.last_round = self.shared.platform.clock.mono();
         self.shared.unflushed.rounds.send_replace(self.answers);
@@ -324,7 +358,7 @@ impl Flusher {
     }
 
     /// Copies the states of the next runs; false if there are none left.
-    fn collect(&self, round: &mut Round) -> bool {
+    fn gather(&self, round: &mut Round) -> bool {
         let mut in_flight = false;
         while round.batch.len() < BATCH_RUNS
             && let Some(shard) = self.shared.shards().nth(round.shard)
@@ -353,50 +387,28 @@ impl Flusher {
 
     /// Copies a run's frames into a pack.
     fn copy(&mut self, round: &mut Round, snapshot: Snapshot) -> Result<(), Error> {
-        let Snapshot { run_no, name_hash, state } = snapshot;
-        let until = state.frames;
-        let is_large = self.with_run(run_no, |run| OWN_PACK_BYTES <= run.unflushed_bytes);
-        let mut own = match is_large {
-            true => Some(self.begin_pack(PackKind::Own)?),
+        let (bytes, has_earlier) = self
+            .with_run(snapshot.run_no, |run| (run.unflushed_bytes, 0 < run.published.flushed()));
+        let mut own = match OWN_PACK_BYTES <= bytes {
+            true => Some(OpenPack::new(self.begin_pack(PackKind::Own)?)),
             false => None,
         };
         if own.is_none() && round.pack.is_none() {
-            round.pack = Some(self.begin_pack(PackKind::Shared)?);
+            round.pack = Some(OpenPack::new(self.begin_pack(PackKind::Shared)?));
         }
-        let (mut from, mut chain) = (None, None);
-        loop {
-            let mut source = self.source(run_no, from, until)?;
-            source.chain = chain.unwrap_or(source.chain);
-            let is_last = source.until == until;
-            let head = SegmentHead {
-                name_hash,
-                run_no,
-                first_seq: Seq::ZERO,
-                end_seq: Seq::ZERO,
-                flushed: source.end,
-                is_first: source.is_first,
-                is_deleted: is_last && state.deleted_ms.is_some(),
-                expires_ms: state.ending.as_ref().filter(|_| is_last).map_or(0, |end| end.time_ms),
-                raw_bytes: source.bytes,
-            };
-            let with_records = source.frames.iter().rev().find(|frame| 0 < frame.header.count);
-            chain = with_records.map(|frame| frame.header.chain).or(Some(source.chain));
-            let segment = NewSegment {
-                head,
-                run_uid: state.run_uid,
-                records_chain: source.chain,
-                frames: &source.frames,
-                // What reads on from a segment before the last is the segment behind it.
-                state: if is_last { state.to_snapshot().encode_to_vec().into() } else { "".into() },
-            };
-            let pack = own.as_mut().or(round.pack.as_mut()).expect("begun above");
-            pack.writer.add(segment).map_err(|error| pack_error(pack.writer.number(), error))?;
-            if is_last {
-                pack.members.push(Member { run_no, until });
-                break;
-            }
-            from = Some(source.until);
-        }
+        let is_deleted = snapshot.state.deleted_ms.is_some();
+        let merged = match has_earlier && snapshot.state.ending.is_some() && !is_deleted {
+            true => self.to_merge(&snapshot, bytes)?,
+            false => Vec::new(),
+        };
+        let buries = is_deleted || !merged.is_empty();
+        let pack = own.as_mut().or(round.pack.as_mut()).expect("begun above");
+        self.write(pack, &snapshot, merged)?;
+        pack.members.push(Member {
+            run_no: snapshot.run_no,
+            until: snapshot.state.frames,
+            buries: buries.then_some(snapshot.name_hash),
+        });
         if let Some(own) = own {
             return self.install(own);
         }
@@ -404,7 +416,91 @@ impl Flusher {
         full.map_or(Ok(()), |full| self.install(full))
     }
 
-    fn begin_pack(&mut self, kind: PackKind) -> Result<OpenPack, Error> {
+    /// Writes a run's frames as segments behind each other; `merged` are frames of its earlier
+    /// segments, which then do not count any more.
+    fn write(
+        &self,
+        pack: &mut OpenPack,
+        snapshot: &Snapshot,
+        mut merged: Vec<Frame>,
+    ) -> Result<(), Error> {
+        let Snapshot { run_no, name_hash, state } = snapshot;
+        let (mut from, mut chain) = (None, None);
+        loop {
+            let mut source = self.source(*run_no, from, state.frames)?;
+            let is_last = source.until == state.frames;
+            if !merged.is_empty() {
+                source.frames = merged.drain(..).chain(source.frames).collect();
+                (source.is_first, source.chain) = (true, Chain::start(state.run_uid));
+            }
+            let records_chain = chain.unwrap_or(source.chain);
+            let with_records = source.frames.iter().rev().find(|frame| 0 < frame.header.count);
+            chain = with_records.map(|frame| frame.header.chain).or(Some(records_chain));
+            let head = SegmentHead {
+                name_hash: *name_hash,
+                run_no: *run_no,
+                // What of the frames follows is the writer's to say.
+                first_seq: Seq::ZERO,
+                end_seq: Seq::ZERO,
+                raw_bytes: 0,
+                flushed: source.end,
+                is_first: source.is_first,
+                is_deleted: is_last && state.deleted_ms.is_some(),
+                expires_ms: if is_last { self.expires_ms(state) } else { 0 },
+            };
+            let segment = NewSegment {
+                head,
+                run_uid: state.run_uid,
+                records_chain,
+                frames: &source.frames,
+                // A run goes on from its last segment only.
+                state: if is_last { state.to_snapshot().encode_to_vec().into() } else { "".into() },
+            };
+            let number = pack.writer.number();
+            pack.writer.add(segment).map_err(|error| Self::pack_error(number, error))?;
+            if is_last {
+                return Ok(());
+            }
+            from = Some(source.until);
+        }
+    }
+
+    /// When a run may be given up: some time after it was closed or deleted; 0 is never.
+    fn expires_ms(&self, state: &RunState) -> u64 {
+        if let Some(deleted_ms) = state.deleted_ms {
+            return deleted_ms + DELETED_REMEMBERED_MS;
+        }
+        let age_ms = match &state.retention {
+            Some(retention) => retention.age_ms,
+            None => self.shared.options.retention_ms,
+        };
+        let ended_ms = state.ending.as_ref().map(|ending| ending.time_ms);
+        ended_ms.zip(age_ms).map_or(0, |(ended_ms, age_ms)| ended_ms.saturating_add(age_ms))
+    }
+
+    /// The frames of a closed run's segments, if it is worth making them one with the last frames.
+    fn to_merge(&self, snapshot: &Snapshot, bytes: u64) -> Result<Vec<Frame>, Error> {
+        let merge = || {
+            let shelf = self.shared.packs.shelf();
+            let segments = shelf.segments_of(snapshot.name_hash, snapshot.run_no)?;
+            let mut frames = Vec::new();
+            if is_fragmented(&segments, bytes) {
+                for segment in &segments {
+                    for part in &segment.tail(&self.shared.blocks)?.parts {
+                        frames.extend(segment.read(part, &self.shared.blocks)?.frames);
+                    }
+                }
+            }
+            Ok(frames)
+        };
+        match merge() {
+            // What is damaged stays where it is, for its readers to be told.
+            Err(Error::Corrupt(_)) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    pub(super) fn begin_pack(&mut self, kind: PackKind) -> Result<PackWriter, Error> {
         let Shared { platform, options, store_uuid, .. } = &*self.shared;
         let number = self.pack_next;
         self.pack_next += 1;
@@ -415,9 +511,13 @@ impl Flusher {
             salt: platform.random_u64(),
             created_ms: self.shared.now_ms(),
         };
-        let writer = PackWriter::create(&*platform.vfs, header, options.codec)
-            .map_err(|error| pack_error(number, error))?;
-        Ok(OpenPack { writer, members: Vec::new() })
+        PackWriter::create(&*platform.vfs, header, options.codec)
+            .map_err(|error| Self::pack_error(number, error))
+    }
+
+    pub(super) fn pack_error(number: u64, source: std::io::Error) -> Error {
+        let operation = format!("write {}", file_name::pack_new(number));
+        Error::Io { operation: operation.into(), source: Arc::new(source) }
     }
 
     /// The next frames of a run, from the ring or read from the journal.
@@ -452,20 +552,33 @@ impl Flusher {
     fn install(&mut self, pack: OpenPack) -> Result<(), Error> {
         let OpenPack { writer, members } = pack;
         let (pack, run_counter) = writer.finish(&*self.shared.platform.vfs)?;
-        let edits = [Edit::PackAdded(*pack.listed()), Edit::RunCounter(run_counter)];
+        let mut edits = vec![Edit::PackAdded(*pack.listed()), Edit::RunCounter(run_counter)];
+        edits.extend(self.buried(&members));
         self.commit(&edits)?;
-        self.add(pack);
-        for Member { run_no, until } in members {
-            let mut shard = self.shared.shard(run_no.vshard()).lock();
-            let bytes = shard.flushed_to(run_no, until);
-            drop(shard);
+        self.shared.packs.replace([pack], &[]);
+        for Member { run_no, until, .. } in members {
+            let bytes = self.shared.shard(run_no.vshard()).lock().flushed_to(run_no, until);
             self.shared.unflushed.remove(bytes);
         }
         self.free_slots()
     }
 
-    fn add(&self, pack: Pack) {
-        self.shared.packs.replace([pack], &[]);
+    /// Notes the segments that do not count any more because of those of a new pack.
+    fn buried(&self, members: &[Member]) -> Vec<Edit> {
+        let shelf = self.shared.packs.shelf();
+        let mut dead: BTreeMap<u64, u64> = BTreeMap::new();
+        for member in members {
+            let Some(name_hash) = member.buries else { continue };
+            // What a damaged pack holds of the run is not known, and not counted.
+            let segments = shelf.segments_of(name_hash, member.run_no).unwrap_or_default();
+            for segment in segments {
+                *dead.entry(segment.pack.number()).or_default() += segment.entry.head.raw_bytes;
+            }
+        }
+        let live = &self.shared.manifest.lock().live().packs.clone();
+        let known = |number: u64| live.get(&number).map_or(0, |pack| pack.dead_bytes);
+        let edit = |(number, bytes)| Edit::PackDead { number, raw_bytes: known(number) + bytes };
+        dead.into_iter().map(edit).collect()
     }
 
     /// Lets slots leave the journal that hold no frame that is in no segment.
@@ -490,7 +603,7 @@ impl Flusher {
         Ok(())
     }
 
-    fn commit(&self, edits: &[Edit]) -> Result<(), Error> {
+    pub(super) fn commit(&self, edits: &[Edit]) -> Result<(), Error> {
         let committed = self.shared.manifest.lock().commit(edits);
         committed.map_err(|error| {
             let cause: Arc<str> = format!("could not write the manifest: {error}").into();
@@ -530,9 +643,4 @@ impl Flusher {
         // If this fails, the next start removes it.
         let _ = self.shared.platform.vfs.unlink(&file_name::pack_new(number));
     }
-}
-
-fn pack_error(number: u64, source: std::io::Error) -> Error {
-    let operation = format!("write {}", file_name::pack_new(number));
-    Error::Io { operation: operation.into(), source: Arc::new(source) }
 }

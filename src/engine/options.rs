@@ -29,6 +29,9 @@ pub struct Options {
     pub unflushed_bytes_max: u64,
     /// Milliseconds after which frames are copied into packs, however few there are.
     pub flush_after_ms: u64,
+    /// Milliseconds after its close that a run is kept which says nothing of its own about it;
+    /// none is for ever.
+    pub retention_ms: Option<u64>,
     /// Bytes of a pack at which the next one is begun.
     pub pack_bytes: u64,
     /// How packs are compressed.
@@ -62,6 +65,7 @@ impl Options {
             flush_bytes: 128 << 20,
             unflushed_bytes_max: 512 << 20,
             flush_after_ms: 60_000,
+            retention_ms: Some(28 * 24 * 60 * 60 * 1_000),
             pack_bytes: 256 << 20,
             codec: Codec::Zstd,
             resident_bytes: 128 << 20,

@@ -4,7 +4,7 @@
 //! its state machine, and are queued for commit before the lock is released: that is what orders
 //! them. The lock is a plain mutex: no await and no I/O happens under it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -34,6 +34,8 @@ pub(super) struct Shard {
     unflushed: BTreeSet<(u64, RunNo)>,
     /// Runs that are being looked for in packs; who else wants one waits.
     sought: HashMap<RunKey, watch::Sender<()>>,
+    /// Runs that are being given up: as good as gone.
+    doomed: HashSet<RunNo>,
     /// Runs in the order in which they are looked at for leaving memory.
     clock: VecDeque<RunNo>,
     /// What the runs take in memory, about.
@@ -70,7 +72,7 @@ struct Ring {
 }
 
 /// Milliseconds for which a deleted run is remembered as such.
-const DELETED_REMEMBERED_MS: u64 = 24 * 60 * 60 * 1_000;
+pub(super) const DELETED_REMEMBERED_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// What a run takes in memory besides what is counted: its entry in maps, its names.
 const RUN_WEIGHT: usize = 1_200;
@@ -101,6 +103,7 @@ impl Shard {
             counter_first,
             unflushed: BTreeSet::new(),
             sought: HashMap::new(),
+            doomed: HashSet::new(),
             clock: VecDeque::new(),
             weight: 0,
             weight_max,
@@ -177,6 +180,26 @@ impl Shard {
         assert!(!self.runs.contains_key(&run_no), "a run in memory is not looked for");
         self.insert(run);
         run_no
+    }
+
+    /// Gives a run up, if nobody uses it: it leaves memory, and is not brought in again.
+    pub(super) fn doom(&mut self, run_no: RunNo) -> bool {
+        if self.runs.get(&run_no).is_some_and(|run| !run.is_at_rest()) {
+            return false;
+        }
+        self.remove(run_no);
+        self.doomed.insert(run_no);
+        true
+    }
+
+    /// Ends what [`doom`](Self::doom) began, whatever has become of the run.
+    pub(super) fn spare(&mut self, run_no: RunNo) {
+        self.doomed.remove(&run_no);
+    }
+
+    /// Whether a run is being given up.
+    pub(super) fn is_doomed(&self, run_no: RunNo) -> bool {
+        self.doomed.contains(&run_no)
     }
 
     /// Ends a search that [`Whereabouts::Unknown`] began.
@@ -283,7 +306,7 @@ impl Shard {
                 return;
             }
             let Some(run_no) = self.clock.pop_front() else { return };
-            let run = self.run(run_no);
+            let Some(run) = self.runs.get_mut(&run_no) else { continue };
             if std::mem::take(&mut run.is_used) || !run.is_at_rest() {
                 self.clock.push_back(run_no);
                 continue;

@@ -52,6 +52,11 @@ impl Stepper {
         self.flusher.force()
     }
 
+    /// Writes a pack again of which anything is dead; false if there is none, or it failed.
+    pub fn collect(&mut self) -> bool {
+        self.flusher.collect(0).unwrap_or(false)
+    }
+
     /// Whether a pass over the frames in the journal is under way.
     pub fn is_flushing(&self) -> bool {
         self.flusher.is_under_way()

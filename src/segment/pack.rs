@@ -261,6 +261,11 @@ impl Pack {
 }
 
 impl Segment {
+    /// Whether both are one and the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.pack.number() == other.pack.number() && self.entry == other.entry
+    }
+
     /// Damage of the block that describes the segment.
     pub fn damaged(&self, damage: Damage) -> Error {
         self.pack.damaged(self.entry.block, damage)

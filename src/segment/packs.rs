@@ -84,7 +84,7 @@ impl Shelf {
         Ok(found)
     }
 
-    /// The segments of a run in run order: those that count.
+    /// The segments of a run in run order: those that count. Of a deleted run, only the last does.
     ///
     /// # Errors
     /// As [`named`](Self::named).
@@ -94,6 +94,9 @@ impl Shelf {
         segments.sort_by_key(|segment| segment.entry.head.flushed);
         let first = segments.iter().rposition(|segment| segment.entry.head.is_first);
         segments.drain(..first.unwrap_or(0));
+        if segments.last().is_some_and(|last| last.entry.head.is_deleted) {
+            segments.drain(..segments.len() - 1);
+        }
         Ok(segments)
     }
 
