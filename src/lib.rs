@@ -91,12 +91,12 @@ pub use crate::{
         Producer, Refusal, Retention, StreamEnd, Trim,
     },
     engine::{
-        Bounds, ClosedRun, CreatedRun, End, Gap, IfAbsent, ListRuns, Options, Page, Query, Records,
-        RunEnd, RunInfo, RunKey, RunPage, RunTail, Start, Stats, Store, StreamInfo, StreamList,
-        Tail, TailItem, Ticket,
+        Bounds, ClosedRun, CreatedRun, End, Gap, IfAbsent, ListPosition, ListRuns, Options, Page,
+        Query, Records, RunEnd, RunInfo, RunKey, RunPage, RunTail, Start, Stats, Store, StreamInfo,
+        StreamList, Tail, TailItem, Ticket,
     },
     error::{Corruption, Error, OpenError},
     format::{compress::Codec, cursor::Cursor},
-    proto::{Header, Outcome, Record, RunError},
+    proto::{Header, Outcome, Record, RunError, RunStatus},
     record::{Index, RunUid, Seq, StreamNo},
 };

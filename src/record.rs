@@ -63,7 +63,7 @@ const LABEL_BYTES_MAX: usize =
     3 * RUN_ID_BYTES_MAX + TAGS_PER_RUN_MAX * TAG_BYTES_MAX + BATCH_BYTES_MAX;
 const _: () = assert!(
     LIST_ROWS_MAX * (LABEL_BYTES_MAX + 512) <= FRAME_BYTES_MAX,
-    "every page of a listing fits one answer, as every append does"
+    "every page of a listing fits one answer: 4 MiB, which is what clients take by default"
 );
 const _: () = assert!(FRAME_BYTES_MAX <= BLOCK_PAYLOAD_MAX, "every frame fits one block");
 

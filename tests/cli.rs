@@ -4,6 +4,8 @@
 // A test is no part of what runs in simulation.
 #![allow(clippy::disallowed_methods)]
 
+#[path = "cli/runs.rs"]
+mod runs;
 mod support;
 
 use std::{
@@ -116,7 +118,7 @@ fn failures_have_an_exit_status_and_say_what_to_do() {
     server.run_with(&["append", "r", "s"], b"a\n").clean();
     refused(&server.run(&["read", "r", "s", "--cursor", "abc"]), 2, &["not a cursor"]);
     refused(&server.run(&["read", "r", "s", "--from", "9"]), 4, &["beyond the tail"]);
-    refused(&server.run(&["run", "create", "r", "--task", "t"]), 4, &["another task"]);
+    refused(&server.run(&["run", "create", "r", "--task", "t"]), 4, &["other parameters"]);
     let away = ["read", "r", "s", "--server", "http://127.0.0.1:1", "--patience", "0"];
     refused(&server.run(&away), 5, &["http://127.0.0.1:1", "braidlog serve"]);
     let away = ["append", "r", "s", "--server", "http://127.0.0.1:1", "--patience", "0"];
@@ -213,8 +215,8 @@ fn runs_are_listed_and_described_for_people() {
     let list = server.run(&["run", "list", "--prefix", "b-", "--limit", "2"]).clean();
     let rows: Vec<_> = list.text().lines().collect();
     assert_eq!(rows.len(), 3, "{rows:?}");
-    assert!(rows[0].starts_with("RUN  STATUS  TASK") && rows[1].starts_with("b-1  open    t"));
-    assert!(rows[2].starts_with("b-2"), "{rows:?}");
+    assert!(rows[0].starts_with("RUN  STATUS  TASK") && rows[1].starts_with("b-3  open    t"));
+    assert!(rows[2].starts_with("b-1"), "{rows:?}");
     assert_eq!(server.run(&["run", "list", "--prefix", "c"]).clean().text(), "");
     server.run_with(&["append", "a-1", "log"], b"x\n").clean();
     let get = server.run(&["run", "get", "a-1"]).clean();
@@ -555,7 +557,18 @@ fn a_second_signal_does_not_wait() {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in ["serve", "append", "read", "tail", "run create", "run list", "run close"] {
+    for command in [
+        "serve",
+        "append",
+        "read",
+        "tail",
+        "trim",
+        "stats",
+        "run create",
+        "run list",
+        "run close",
+        "run delete",
+    ] {
         let args = command.split(' ').chain(["--help"]);
         let help = Process::start(braidlog().args(args)).end().clean();
         assert!(help.text().contains("Example"), "{command}: {}", help.text());

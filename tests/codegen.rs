@@ -7,7 +7,8 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
+    "braidlog/v1/admin.proto",
     "braidlog/v1/record.proto",
     "braidlog/v1/run.proto",
     "braidlog/v1/stream.proto",

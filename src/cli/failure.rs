@@ -137,6 +137,7 @@ fn class(error: &Error) -> (Exit, &'static str) {
         Error::Refused(refusal) => refusal_class(refusal),
         Error::OutcomeUnknown { .. } => (Exit::Unavailable, "OUTCOME_UNKNOWN"),
         Error::DiskFull => (Exit::Unavailable, "DISK_FULL"),
+        Error::Busy { .. } => (Exit::Unavailable, "BUSY"),
         Error::ShuttingDown => (Exit::Unavailable, "SHUTTING_DOWN"),
         Error::Stopped { .. } => (Exit::Unavailable, "STOPPED"),
         Error::Unavailable { .. } => (Exit::Unavailable, "UNAVAILABLE"),
@@ -152,6 +153,7 @@ fn refusal_class(refusal: &Refusal) -> (Exit, &'static str) {
         Refusal::TooLarge { .. } => (Exit::Usage, "TOO_LARGE"),
         Refusal::BadCursor => (Exit::Usage, "BAD_CURSOR"),
         Refusal::RunNotFound => (Exit::NotFound, "RUN_NOT_FOUND"),
+        Refusal::RunDeleted => (Exit::NotFound, "RUN_DELETED"),
         Refusal::StreamNotFound => (Exit::NotFound, "STREAM_NOT_FOUND"),
         Refusal::RunReplaced { .. } => (Exit::Precondition, "RUN_REPLACED"),
         Refusal::RunExists => (Exit::Precondition, "RUN_EXISTS"),
@@ -163,6 +165,7 @@ fn refusal_class(refusal: &Refusal) -> (Exit, &'static str) {
         Refusal::BadEpochStart => (Exit::Precondition, "BAD_EPOCH_START"),
         Refusal::ProducerGap { .. } => (Exit::Precondition, "PRODUCER_GAP"),
         Refusal::Limit { .. } => (Exit::Precondition, "LIMIT"),
+        Refusal::Quota { .. } => (Exit::Precondition, "QUOTA"),
         Refusal::Trimmed { .. } => (Exit::Precondition, "TRIMMED"),
         Refusal::BeyondTail { .. } => (Exit::Precondition, "BEYOND_TAIL"),
         Refusal::HistoryChanged { .. } => (Exit::Precondition, "HISTORY_CHANGED"),
@@ -176,12 +179,15 @@ fn refused(refusal: &Refusal, Subject { run, stream, .. }: &Subject) -> String {
             "run not found: {run:?}; see all with `braidlog run list`, or create it with \
              `braidlog run create`"
         ),
+        Refusal::RunDeleted => {
+            format!("run {run:?} was deleted; `braidlog run create` makes another run of this name")
+        }
         Refusal::StreamNotFound => format!(
             "stream not found: {stream:?} of run {run:?}; the first `braidlog append` opens it, \
              and `braidlog run get` lists those there are"
         ),
         Refusal::RunExists => format!(
-            "run {run:?} exists with another task: see `braidlog run get`, or choose another name"
+            "run {run:?} exists with other parameters: see `braidlog run get`, or choose another name"
         ),
         Refusal::Closed { outcome: Some(outcome), .. } => format!(
             "run {run:?} is closed ({}): nothing can be added, and its outcome does not change",
@@ -199,6 +205,10 @@ fn refused(refusal: &Refusal, Subject { run, stream, .. }: &Subject) -> String {
         Refusal::Limit { which, limit } if which.contains("producer") => format!(
             "run {run:?} has had {limit} producers, the most it keeps: go on as one of them, with \
              --producer and a higher --epoch"
+        ),
+        Refusal::Quota { which, limit } => format!(
+            "run {run:?} may keep no more than {limit} {}: give up old records with `braidlog trim`",
+            which.trim_end_matches(" of a run")
         ),
         Refusal::Trimmed { first_index: Some(index), .. } => format!(
             "trimmed: stream {stream:?} starts at index {index}; use --from {index}, or --allow-gap"

@@ -16,6 +16,7 @@ mod lines;
 mod logging;
 mod once;
 mod output;
+mod quantity;
 mod read;
 mod records;
 mod remote;
@@ -24,8 +25,10 @@ mod serve;
 mod settings;
 mod shape;
 mod start;
+mod stats;
 mod table;
 mod tail;
+mod trim;
 mod utc;
 mod writer;
 
@@ -62,8 +65,10 @@ enum Command {
     Append(append::AppendArgs),
     Read(read::ReadArgs),
     Tail(tail::TailArgs),
+    Trim(trim::TrimArgs),
     #[command(subcommand)]
     Run(run::RunCommand),
+    Stats(stats::StatsArgs),
     #[command(subcommand)]
     Config(settings::ConfigCommand),
 }
@@ -106,7 +111,9 @@ impl Command {
             Self::Append(args) => append::run(args).await,
             Self::Read(args) => read::run(args).await,
             Self::Tail(args) => tail::run(args).await,
+            Self::Trim(args) => trim::run(args).await,
             Self::Run(command) => run::run(command).await,
+            Self::Stats(args) => stats::run(args).await,
             Self::Config(settings::ConfigCommand::Show(args)) => settings::show(args),
         }
     }
@@ -118,7 +125,9 @@ impl Command {
             Self::Append(args) => args.remote.json,
             Self::Read(args) => args.remote.json,
             Self::Tail(args) => args.remote.json,
+            Self::Trim(args) => args.remote.json,
             Self::Run(command) => command.as_json(),
+            Self::Stats(args) => args.remote.json,
         }
     }
 }

@@ -238,7 +238,7 @@ impl Driver {
             match self.session().await {
                 Ok(()) => return Ok(()),
                 Err(error) if !Repeat::Command.may_follow(&error) => return Err(self.fail(error)),
-                Err(error) if !self.backoff.pause().await => return Err(self.fail(error)),
+                Err(error) if !self.backoff.pause(&error).await => return Err(self.fail(error)),
                 Err(_) => {}
             }
         }

@@ -8,10 +8,11 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    core::{Append, Appended, Close, CloseStream, Create, NewRecord, Refusal, Trim},
+    core::{Append, Appended, Close, CloseStream, Create, NewRecord, Refusal, Retention, Trim},
     engine::{
-        Bounds, ClosedRun, CreatedRun, DEFAULT_NAMESPACE, End, Gap, IfAbsent, ListRuns, Page,
-        Query, RunEnd, RunInfo, RunKey, RunPage, RunTail, Start, StreamInfo, StreamList,
+        Bounds, CacheUse, ClosedRun, CreatedRun, DEFAULT_NAMESPACE, DiskUse, End, FlushLag, Gap,
+        IfAbsent, JournalSlots, ListRuns, Page, Query, RunEnd, RunInfo, RunKey, RunPage, RunTail,
+        Start, Stats, StreamInfo, StreamList,
     },
     error::Error,
     format::cursor::Cursor,
@@ -44,8 +45,13 @@ pub(super) fn run_uid_bytes(run_uid: Option<RunUid>) -> Bytes {
 
 pub(super) fn create(create: Create) -> Result<proto::CreateRunRequest, Error> {
     check_namespace(&create.namespace)?;
-    let (run_id, task) = (create.run_id.as_ref().into(), create.task.as_ref().into());
-    Ok(proto::CreateRunRequest { run_id, task })
+    Ok(proto::CreateRunRequest {
+        run_id: create.run_id.as_ref().into(),
+        task: create.task.as_ref().into(),
+        tags: names(&create.tags),
+        batch_id: create.batch.as_ref().into(),
+        retention: create.retention.map(Into::into),
+    })
 }
 
 pub(super) fn list_runs(list: &ListRuns) -> Result<proto::ListRunsRequest, Error> {
@@ -56,8 +62,14 @@ pub(super) fn list_runs(list: &ListRuns) -> Result<proto::ListRunsRequest, Error
     }
     Ok(proto::ListRunsRequest {
         page_size: u32::try_from(list.page_size).unwrap_or(u32::MAX),
-        page_token: page_token::encode(list.after.as_deref()),
+        page_token: page_token::encode(list.after),
         prefix: list.prefix.clone(),
+        tags: names(&list.tags),
+        batch_id: list.batch.as_ref().into(),
+        task: list.task.as_ref().into(),
+        statuses: list.statuses.iter().map(|&status| status.into()).collect(),
+        created_from_ms: list.created.start,
+        created_to_ms: Some(list.created.end),
     })
 }
 
@@ -200,6 +212,13 @@ pub(super) fn run(run: Option<proto::Run>) -> Result<RunInfo, Error> {
         run_id: run.run_id.into(),
         run_uid: run_uid(&run.run_uid)?,
         task: run.task.into(),
+        tags: run.tags.into_iter().map(Arc::from).collect(),
+        batch: run.batch_id.into(),
+        retention: run
+            .retention
+            .map(Retention::try_from)
+            .transpose()
+            .map_err(|_| unexpected("an unknown policy at the limit"))?,
         created_ms: run.created_at_ms,
         updated_ms: run.updated_at_ms,
         ended,
@@ -321,4 +340,49 @@ pub(super) fn page(answer: encoded::ReadResponse) -> Result<Page, Error> {
         tail: Seq(answer.tail),
         end: answer.end.map(end).transpose()?,
     })
+}
+
+/// What a server does not tell is zero.
+pub(super) fn stats(answer: proto::GetStatsResponse) -> Stats {
+    let cache = |cache: Option<proto::CacheUse>| {
+        let cache = cache.unwrap_or_default();
+        CacheUse { used_bytes: cache.used_bytes, max_bytes: cache.max_bytes }
+    };
+    let disk = answer.disk.unwrap_or_default();
+    let slots = answer.journal_slots.unwrap_or_default();
+    let lag = answer.flush_lag.unwrap_or_default();
+    Stats {
+        runs: answer.runs,
+        runs_resident: answer.runs_resident,
+        commits: answer.commits,
+        frames: answer.frames,
+        records: answer.records,
+        bytes: answer.bytes,
+        disk_reads: answer.disk_reads,
+        disk: DiskUse {
+            journal_bytes: disk.journal_bytes,
+            pack_bytes: disk.pack_bytes,
+            run_segment_bytes: disk.run_segment_bytes,
+            index_bytes: disk.index_bytes,
+            manifest_bytes: disk.manifest_bytes,
+            live_bytes: disk.live_bytes,
+            dead_bytes: disk.dead_bytes,
+            free_bytes: disk.free_bytes,
+            packs: disk.packs,
+            packs_lost: disk.packs_lost,
+        },
+        journal_slots: JournalSlots {
+            total: slots.total,
+            used: slots.used,
+            free: slots.free,
+            max: slots.max,
+        },
+        flush_lag: FlushLag {
+            blocks: lag.blocks,
+            bytes: lag.bytes,
+            oldest_age_ms: lag.oldest_age_ms,
+        },
+        frame_cache: cache(answer.frame_cache),
+        block_cache: cache(answer.block_cache),
+    }
 }

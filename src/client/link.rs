@@ -7,12 +7,16 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{
     ANSWER_BYTES_MAX, ClientOptions,
-    generated::{run_service_client::RunServiceClient, stream_service_client::StreamServiceClient},
+    generated::{
+        admin_service_client::AdminServiceClient, run_service_client::RunServiceClient,
+        stream_service_client::StreamServiceClient,
+    },
 };
 use crate::{core::Refusal, error::Error};
 
 pub(super) type Runs = RunServiceClient<Channel>;
 pub(super) type Streams = StreamServiceClient<Channel>;
+pub(super) type Admin = AdminServiceClient<Channel>;
 
 /// Bytes in flight to us on one call.
 const STREAM_WINDOW_BYTES: u32 = 512 << 10;
@@ -51,6 +55,10 @@ impl Link {
     pub(super) fn runs(&self) -> Runs {
         let channel = self.current.lock().1.clone();
         RunServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn admin(&self) -> Admin {
+        AdminServiceClient::new(self.current.lock().1.clone())
     }
 
     pub(super) fn streams(&self) -> (Generation, Streams) {

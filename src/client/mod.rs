@@ -25,14 +25,14 @@ use tonic::{Response, Status};
 
 use self::{
     convert::run_id,
-    link::{Link, Runs, Streams},
+    link::{Admin, Link, Runs, Streams},
     retry::{Backoff, Repeat},
 };
 use crate::{
-    core::{Append, Appended, Close, CloseStream, Create, StreamEnd, Trim},
+    core::{Append, Appended, Close, CloseStream, Create, Delete, Deleted, StreamEnd, Trim},
     engine::{
         ClosedRun, CreatedRun, IfAbsent, ListRuns, Page, Query, RunInfo, RunKey, RunPage, RunTail,
-        StreamList,
+        Stats, StreamList,
     },
     error::Error,
     grpc::status::from_status,
@@ -118,7 +118,7 @@ impl Client {
         convert::run(self.runs(Repeat::Read, request, call).await?.run)
     }
 
-    /// Lists runs in order of their ids, page by page.
+    /// Lists the runs that pass the filters, newest created first, page by page.
     ///
     /// # Errors
     /// As [`Store::list_runs`](crate::engine::Store::list_runs).
@@ -136,6 +136,19 @@ impl Client {
         let request = convert::close_run(run, close)?;
         let call = |mut runs: Runs, request| async move { runs.close_run(request).await };
         convert::closed(self.runs(Repeat::Command, request, call).await?)
+    }
+
+    /// Deletes a run with all it holds, open or closed. Deleting again gives the first answer; give
+    /// the identity, and a repetition never deletes another run that has got the name meanwhile.
+    ///
+    /// # Errors
+    /// As [`Store::delete_run`](crate::engine::Store::delete_run).
+    pub async fn delete_run(&self, run: &RunKey, delete: Delete) -> Result<Deleted, Error> {
+        let run_uid = convert::run_uid_bytes(delete.run_uid);
+        let request = proto::DeleteRunRequest { run_id: run_id(run)?, run_uid };
+        let call = |mut runs: Runs, request| async move { runs.delete_run(request).await };
+        let answer = self.runs(Repeat::Command, request, call).await?;
+        Ok(Deleted { deleted_ms: answer.deleted_at_ms, deduplicated: answer.deduplicated })
     }
 
     /// Closes one stream of a run; the run goes on.
@@ -243,6 +256,16 @@ impl Client {
         Tail::open(self.clone(), query).await
     }
 
+    /// How the store is doing.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the server cannot be reached.
+    pub async fn stats(&self) -> Result<Stats, Error> {
+        let call =
+            |mut admin: Admin| async move { admin.get_stats(proto::GetStatsRequest {}).await };
+        Ok(convert::stats(self.repeat(Repeat::Read, || call(self.link.admin())).await?))
+    }
+
     async fn runs<Q: Clone, A, F>(
         &self,
         repeat: Repeat,
@@ -286,7 +309,7 @@ impl Client {
             if matches!(error, Error::OutcomeUnknown { .. }) {
                 open = Some(error.clone());
             }
-            if !backoff.pause().await {
+            if !backoff.pause(&error).await {
                 // What an earlier attempt left open, a later one that did not get through cannot
                 // settle.
                 return Err(open.unwrap_or(error));

@@ -84,7 +84,10 @@ impl Repeat {
 /// Whether an error that left nothing open may be gone when the call is repeated.
 pub(super) fn is_passing(error: &Error) -> bool {
     match error {
-        Error::Unavailable { .. } | Error::ShuttingDown | Error::Stopped { .. } => true,
+        Error::Unavailable { .. }
+        | Error::Busy { .. }
+        | Error::ShuttingDown
+        | Error::Stopped { .. } => true,
         Error::Refused(_)
         | Error::OutcomeUnknown { .. }
         | Error::DiskFull
@@ -114,12 +117,12 @@ impl Backoff {
         self.deadline = None;
     }
 
-    /// Waits after a failure; false if the deadline has passed.
-    pub(super) async fn pause(&mut self) -> bool {
+    /// Waits after a failure, as long at least as it asks for; false if the deadline has passed.
+    pub(super) async fn pause(&mut self, error: &Error) -> bool {
         if self.deadline.is_none() {
             self.deadline = self.policy.deadline.map(|deadline| Box::pin(sleep(deadline)));
         }
-        let pause = shortened(self.next_pause());
+        let pause = shortened(self.next_pause()).max(asked(error));
         self.bound(sleep(pause)).await.is_some()
     }
 
@@ -136,6 +139,14 @@ impl Backoff {
             () = deadline => None,
             outcome = attempt => Some(outcome),
         }
+    }
+}
+
+/// How long the server wants to be left alone.
+fn asked(error: &Error) -> Duration {
+    match error {
+        Error::Busy { retry_after_ms } => Duration::from_millis(*retry_after_ms),
+        _ => Duration::ZERO,
     }
 }
 
@@ -159,6 +170,7 @@ mod tests {
         assert!(!Repeat::UnlessSent.may_follow(&unknown));
         for repeat in [Repeat::Read, Repeat::Command, Repeat::UnlessSent] {
             assert!(repeat.may_follow(&Error::ShuttingDown));
+            assert!(repeat.may_follow(&Error::Busy { retry_after_ms: 1 }));
             assert!(repeat.may_follow(&Error::Unavailable { message: "refused".into() }));
             assert!(!repeat.may_follow(&Error::DiskFull));
             assert!(!repeat.may_follow(&Refusal::RunNotFound.into()));
@@ -186,8 +198,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_busy_server_is_left_alone_for_as_long_as_it_asks() {
+        let policy =
+            RetryPolicy { deadline: Some(Duration::from_secs(60)), ..RetryPolicy::default() };
+        let begin = tokio::time::Instant::now();
+        assert!(Backoff::new(policy).pause(&Error::Busy { retry_after_ms: 150 }).await);
+        assert!(Duration::from_millis(150) <= begin.elapsed());
+    }
+
+    #[tokio::test]
     async fn never_is_never_and_forever_goes_on() {
-        assert!(!Backoff::new(RetryPolicy::never()).pause().await);
-        assert!(Backoff::new(RetryPolicy::forever()).pause().await);
+        let away = Error::ShuttingDown;
+        assert!(!Backoff::new(RetryPolicy::never()).pause(&away).await);
+        assert!(Backoff::new(RetryPolicy::forever()).pause(&away).await);
     }
 }

@@ -147,7 +147,7 @@ impl Tail {
     /// Waits before the next attempt, if there may be one.
     async fn recover(&mut self, error: Error) -> Result<(), Error> {
         self.connection = None;
-        if is_passing(&error) && self.backoff.pause().await {
+        if is_passing(&error) && self.backoff.pause(&error).await {
             return Ok(());
         }
         self.backoff.reset();

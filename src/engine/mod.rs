@@ -17,6 +17,7 @@ mod commit;
 mod find;
 mod flush;
 mod history;
+mod list;
 mod open;
 mod options;
 mod pool;
@@ -29,6 +30,7 @@ mod select;
 mod shard;
 mod shared;
 mod start;
+mod stats;
 #[cfg(feature = "sim")]
 mod stepper;
 mod store;
@@ -41,11 +43,13 @@ pub use flush::Flushed;
 pub use open::Opened;
 pub use options::Options;
 pub use request::{
-    Bounds, ClosedRun, CreatedRun, DEFAULT_NAMESPACE, End, Gap, ListRuns, Page, Query, Records,
-    RunEnd, RunInfo, RunKey, RunPage, RunTail, Start, StreamInfo, StreamList, TailItem,
+    Bounds, ClosedRun, CreatedRun, DEFAULT_NAMESPACE, End, Gap, ListPosition, ListRuns, Page,
+    Query, Records, RunEnd, RunInfo, RunKey, RunPage, RunTail, Start, StreamInfo, StreamList,
+    TailItem,
 };
+pub use stats::{CacheUse, DiskUse, FlushLag, JournalSlots, Stats};
 #[cfg(feature = "sim")]
 pub use stepper::Stepper;
-pub use store::{IfAbsent, Stats, Store};
+pub use store::{IfAbsent, Store};
 pub use tail::Tail;
 pub use ticket::Ticket;

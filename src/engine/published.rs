@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::request::{RunTail, StreamInfo};
 use crate::{
-    core::{Facts, RunState},
+    core::{Facts, Refusal, RunState},
     format::{
         cursor::Cursor,
         frame::{Chain, Frame},
@@ -30,6 +30,7 @@ pub(super) struct FrameEntry {
     pub(super) end: JournalPoint,
     pub(super) chain: Chain,
     pub(super) count: u32,
+    pub(super) time_ms: u64,
     /// The stream of all its records, if they have one in common.
     pub(super) only: Option<StreamNo>,
 }
@@ -59,7 +60,7 @@ pub(super) struct Published {
     /// Exclusive end of what is visible.
     pub(super) durable: Seq,
     pub(super) outcome: Option<Outcome>,
-    pub(super) deleted: bool,
+    deleted: bool,
     pub(super) streams: Vec<PublishedStream>,
     last_time_ms: u64,
     /// The frames known here, and the number of the first of them in the run.
@@ -145,6 +146,22 @@ impl Published {
         Seq::ZERO < self.durable
     }
 
+    /// Refuses readers of a run that is deleted.
+    pub(super) fn check_there(&self) -> Result<(), Refusal> {
+        if self.deleted { Err(Refusal::RunDeleted) } else { Ok(()) }
+    }
+
+    /// Refuses readers of a run that is deleted, or of another one than they want.
+    pub(super) fn check_run(&self, run_uid: Option<RunUid>) -> Result<(), Refusal> {
+        self.check_there()?;
+        match run_uid {
+            Some(wanted) if wanted != self.run_uid => {
+                Err(Refusal::RunReplaced { run_uid: self.run_uid })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes a frame visible.
     pub(super) fn publish(&mut self, new: &NewFrame<'_>) {
         assert_eq!(new.first_seq, self.durable, "frames become durable in run order");
@@ -164,6 +181,7 @@ impl Published {
             end: new.end,
             chain: new.chain,
             count: new.count,
+            time_ms: new.time_ms,
             only: (spans.len() == 1).then(|| spans[0].stream),
         });
         self.durable = new.first_seq + u64::from(new.count);

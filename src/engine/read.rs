@@ -145,9 +145,7 @@ impl Store {
         if !run.published.exists() {
             return Ok(Opening::NotYet);
         }
-        if run.published.deleted {
-            return Err(Refusal::RunDeleted.into());
-        }
+        run.published.check_run(query.run_uid)?;
         check(&run.published)?;
         match Reader::open(run, query, answers) {
             Ok(reader) => {
@@ -171,12 +169,7 @@ impl Store {
         loop {
             let found = self.with_run(key, |_, run| {
                 let published = &run.published;
-                if published.deleted {
-                    return Err(Refusal::RunDeleted.into());
-                }
-                if run_uid.is_some_and(|wanted| wanted != published.run_uid) {
-                    return Err(Refusal::RunReplaced { run_uid: published.run_uid }.into());
-                }
+                published.check_run(run_uid)?;
                 Ok(published.exists().then(|| look(published)))
             });
             match found.await? {

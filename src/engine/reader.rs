@@ -60,9 +60,6 @@ impl Reader {
     /// A reader at the start of a query. The caller holds the shard's lock, and the run exists.
     pub(super) fn open(run: &Run, query: &Query, answers: &Answers) -> Result<Self, Unresolved> {
         let published = &run.published;
-        if query.run_uid.is_some_and(|wanted| wanted != published.run_uid) {
-            return Err(Refusal::RunReplaced { run_uid: published.run_uid }.into());
-        }
         let selection = match query.streams.is_empty() {
             true => Selection::All,
             false => Selection::Named(query.streams.clone()),
@@ -131,9 +128,7 @@ impl Reader {
     /// What the durable log offers at the position.
     fn look(&mut self, run: &Run) -> Result<Look, Refusal> {
         let published = &run.published;
-        if published.deleted {
-            return Err(Refusal::RunDeleted);
-        }
+        published.check_there()?;
         self.single = self.selection.single(published);
         let new_streams = self.new_streams(published);
         if !new_streams.is_empty() {

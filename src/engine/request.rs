@@ -1,13 +1,14 @@
 //! What callers ask of a store and what they get: plain values, shared with the remote client.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
+    core::Retention,
     format::{Damage, cursor::Cursor, wire},
-    proto::{Outcome, Record, RunError, StreamKind},
-    record::{Index, RunUid, Seq, StreamNo},
+    proto::{Outcome, Record, RunError, RunStatus, StreamKind},
+    record::{Index, RunNo, RunUid, Seq, StreamNo},
 };
 
 /// Names a run: its tenant and its id.
@@ -38,6 +39,12 @@ pub struct RunInfo {
     pub run_uid: RunUid,
     /// Task, or empty.
     pub task: Arc<str>,
+    /// Labels, in the order given.
+    pub tags: Vec<Arc<str>>,
+    /// Batch the run belongs to, or empty.
+    pub batch: Arc<str>,
+    /// What is kept of the run; none is what its namespace says.
+    pub retention: Option<Retention>,
     /// Milliseconds since the Unix epoch of the creation.
     pub created_ms: u64,
     /// Milliseconds since the Unix epoch of the last change.
@@ -50,6 +57,29 @@ pub struct RunInfo {
     pub streams: u32,
     /// Bytes of the run's frames, as stored in the journal.
     pub bytes: u64,
+}
+
+impl RunInfo {
+    /// Where the run stands in its life.
+    pub fn status(&self) -> RunStatus {
+        run_status(self.ended.as_ref().map(|ended| ended.outcome))
+    }
+}
+
+/// Where a run stands that has this outcome, or none yet. A run that nobody has to claim is at
+/// work as long as it is open.
+pub(super) fn run_status(outcome: Option<Outcome>) -> RunStatus {
+    match outcome {
+        None => RunStatus::Executing,
+        Some(Outcome::Unspecified) => RunStatus::Unspecified,
+        Some(Outcome::Completed) => RunStatus::Completed,
+        Some(Outcome::Failed) => RunStatus::Failed,
+        Some(Outcome::Canceled) => RunStatus::Canceled,
+        Some(Outcome::Crashed) => RunStatus::Crashed,
+        Some(Outcome::SystemFailure) => RunStatus::SystemFailure,
+        Some(Outcome::Expired) => RunStatus::Expired,
+        Some(Outcome::TimedOut) => RunStatus::TimedOut,
+    }
 }
 
 /// How a run ended.
@@ -87,26 +117,63 @@ pub struct ClosedRun {
     pub deduplicated: bool,
 }
 
-/// Asks for a page of runs, in order of their ids.
+/// Asks for a page of the runs that pass every filter, newest created first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListRuns {
     /// Tenant.
     pub namespace: Arc<str>,
     /// Only runs whose id starts with this.
     pub prefix: String,
-    /// Only runs whose id is greater than this; the last id of the page before.
-    pub after: Option<String>,
+    /// Only runs that have all of these tags.
+    pub tags: Vec<Arc<str>>,
+    /// Only runs of this batch; empty: of any or none.
+    pub batch: Arc<str>,
+    /// Only runs of this task; empty: of any or none.
+    pub task: Arc<str>,
+    /// Only runs in one of these; none: in any.
+    pub statuses: Vec<RunStatus>,
+    /// Only runs created then, in milliseconds since the Unix epoch.
+    pub created: Range<u64>,
+    /// Only runs behind this one; the last of the page before.
+    pub after: Option<ListPosition>,
     /// Most rows wanted: 1 to 1,000.
     pub page_size: usize,
+}
+
+/// Where a run stands in a list: by its creation, then by its number. Lists begin with the
+/// greatest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListPosition {
+    /// Milliseconds since the Unix epoch of the creation.
+    pub created_ms: u64,
+    /// Number of the run.
+    pub run_no: RunNo,
+}
+
+impl Default for ListRuns {
+    /// The newest hundred runs of the default namespace.
+    fn default() -> Self {
+        Self {
+            namespace: DEFAULT_NAMESPACE.into(),
+            prefix: String::new(),
+            tags: Vec::new(),
+            batch: "".into(),
+            task: "".into(),
+            statuses: Vec::new(),
+            created: 0..u64::MAX,
+            after: None,
+            page_size: 100,
+        }
+    }
 }
 
 /// A page of runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunPage {
-    /// Runs in order of their ids.
+    /// Runs, newest created first.
     pub runs: Vec<RunInfo>,
     /// What to pass as `after` for the next page; none on the last.
-    pub next: Option<String>,
+    pub next: Option<ListPosition>,
 }
 
 /// A stream of a run.

@@ -142,7 +142,9 @@ impl Shard {
         let run_no = run.state.run_no;
         let counter = self.counters.entry(run_no.vshard()).or_insert(self.counter_first);
         *counter = (*counter).max(run_no.counter() + 1);
-        self.names.insert(run.key(), run_no);
+        // A name that was used again belongs to the newest run that has it.
+        let named = self.names.entry(run.key()).or_insert(run_no);
+        *named = run_no.max(*named);
         self.weight += run.weight;
         self.clock.push_back(run_no);
         self.runs.insert(run_no, run);
@@ -291,6 +293,13 @@ impl Shard {
         self.unflushed.first().map(|oldest| oldest.0)
     }
 
+    /// Journal block and time of the oldest frame in no segment.
+    pub(super) fn oldest_written(&self) -> Option<(u64, u64)> {
+        let &(block_no, run_no) = self.unflushed.first()?;
+        let frame = self.runs.get(&run_no)?.published.oldest_unflushed()?;
+        Some((block_no, frame.time_ms))
+    }
+
     fn weigh(&mut self, run_no: RunNo) {
         let run = self.run(run_no);
         let weight = run.weigh();
@@ -335,7 +344,7 @@ impl Shard {
         self.runs.len()
     }
 
-    /// Runs of a namespace in order of their ids, from behind `after` on.
+    /// All runs in memory, deleted ones too.
     pub(super) fn runs(&self) -> impl Iterator<Item = &Run> {
         self.runs.values()
     }
@@ -391,7 +400,8 @@ impl Run {
 
     /// What the next command is decided by.
     pub(super) fn context(&self, now_ms: u64) -> Context {
-        Context { home: self.is_away.then_some(self.name_hash), ..Context::at(now_ms) }
+        let home = self.is_away.then_some(self.name_hash);
+        Context { now_ms, home, limits: self.state.retention.unwrap_or_default().limits() }
     }
 
     /// Whether it was deleted.
@@ -417,6 +427,9 @@ impl Run {
             run_id: state.run_id.clone(),
             run_uid: state.run_uid,
             task: state.task.clone(),
+            tags: state.tags.clone(),
+            batch: state.batch.clone(),
+            retention: state.retention,
             created_ms: state.created_ms,
             updated_ms: state.updated_ms,
             ended: state.ending.as_ref().map(|ending| RunEnd {

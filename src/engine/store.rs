@@ -1,9 +1,6 @@
 //! The store as a library: open, append, read, tail, close.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    thread::JoinHandle,
-};
+use std::{sync::Arc, thread::JoinHandle};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -14,7 +11,7 @@ use super::{
     pool::Pool,
     published::Published,
     queue::{Pending, Work},
-    request::{ClosedRun, CreatedRun, ListRuns, RunInfo, RunKey, RunPage},
+    request::{ClosedRun, CreatedRun, RunInfo, RunKey},
     shard::{Run, Shard},
     shared::{INGEST_UNIT, Phase, Shared},
     supply::SupplyState,
@@ -22,13 +19,13 @@ use super::{
 };
 use crate::{
     core::{
-        Append, Appended, Close, CloseStream, Context, Create, Decision, Facts, NewRun, Refusal,
-        RunState, StreamEnd, Trim,
+        Append, Appended, Close, CloseStream, Context, Create, Decision, Delete, Deleted, Facts,
+        NewRun, Refusal, RunState, StreamEnd, Trim,
     },
     error::{Error, OpenError},
     format::frame::Frame,
     platform::os,
-    record::{Index, LIST_ROWS_MAX, RunUid, vshard_of},
+    record::{Index, RunUid, vshard_of},
 };
 
 /// Bytes of a frame that holds one event without a body, at most.
@@ -51,32 +48,14 @@ pub struct Store {
     opened: Opened,
 }
 
-/// What to do with an append to a run that does not exist.
+/// What to do with an append to a run that does not exist. A deleted run is refused either way: it
+/// does not come back because a writer has not heard of its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfAbsent {
     /// Create the run.
     Create,
     /// Refuse the append.
     Refuse,
-}
-
-/// What happened since the store was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Runs of the store.
-    pub runs: u64,
-    /// Commit blocks written and synced: what the disk was asked for.
-    pub commits: u64,
-    /// Frames in them: what callers asked for.
-    pub frames: u64,
-    /// Records in the frames.
-    pub records: u64,
-    /// Bytes of the frames.
-    pub bytes: u64,
-    /// Frames in memory for readers at the tail, in bytes.
-    pub ring_bytes: u64,
-    /// Times that readers behind the ring went to the disk.
-    pub disk_reads: u64,
 }
 
 /// The threads of a store; dropping them closes it.
@@ -153,10 +132,11 @@ impl Store {
         self.opened
     }
 
-    /// Creates a run, durably. Creating it again with the same parameters returns it.
+    /// Creates a run, durably. Creating it again with the same parameters returns it; creating it
+    /// after it was deleted makes another run.
     ///
     /// # Errors
-    /// [`Refusal::Invalid`], [`Refusal::RunExists`].
+    /// [`Refusal::Invalid`], [`Refusal::TooLarge`], [`Refusal::RunExists`].
     pub async fn create_run(&self, create: Create) -> Result<CreatedRun, Error> {
         create.check()?;
         self.create_ticket(&create).await?.await
@@ -207,40 +187,6 @@ impl Store {
         .await
     }
 
-    /// Lists the runs of a namespace in order of their ids, page by page. Rows carry no output
-    /// and no error: [`get_run`](Self::get_run) has them.
-    ///
-    /// # Errors
-    /// [`Refusal::Invalid`] if the page size is not 1 to 1,000.
-    pub async fn list_runs(&self, list: &ListRuns) -> Result<RunPage, Error> {
-        if !(1..=LIST_ROWS_MAX).contains(&list.page_size) {
-            return Err(Refusal::invalid("page_size", "is not between 1 and 1000").into());
-        }
-        self.shared.check_open()?;
-        let (mut runs, mut in_flight) = (Vec::new(), false);
-        for shard in self.shared.shards() {
-            let shard = shard.lock();
-            let wanted = |run: &&Run| {
-                let state = &run.state;
-                state.namespace == list.namespace
-                    && state.run_id.starts_with(&list.prefix)
-                    && list.after.as_deref().is_none_or(|after| after < &*state.run_id)
-            };
-            for run in shard.runs().filter(wanted) {
-                in_flight |= 0 < run.in_flight;
-                runs.push(run.row());
-            }
-        }
-        if in_flight {
-            self.barrier().await?;
-        }
-        runs.sort_by(|a, b| a.run_id.cmp(&b.run_id));
-        let more = list.page_size < runs.len();
-        runs.truncate(list.page_size);
-        let next = runs.last().filter(|_| more).map(|run| run.run_id.to_string());
-        Ok(RunPage { runs, next })
-    }
-
     /// Closes a run exactly once. Closing it again with the same outcome gives the first answer.
     ///
     /// # Errors
@@ -284,6 +230,24 @@ impl Store {
             store.check_room(EVENT_FRAME_BYTES_MAX)?;
             let decided = run.state.trim(&trim, &store.context(run));
             Ok(store.decided(run, decided, None, |_, trim| trim))
+        })
+        .await?
+        .await
+    }
+
+    /// Deletes a run with all it holds, open or closed. Its readers and all further calls get
+    /// [`Refusal::RunDeleted`] at once, for a day, then [`Refusal::RunNotFound`]; creating the name
+    /// again makes another run. Its bytes are given back within a day. Deleting again gives the
+    /// first answer, as long as nobody has created the name again: with the identity given, a
+    /// repetition never deletes that other run.
+    ///
+    /// # Errors
+    /// Those of [`RunState::delete`], and [`Refusal::RunNotFound`].
+    pub async fn delete_run(&self, run: &RunKey, delete: Delete) -> Result<Deleted, Error> {
+        self.with_run(run, |store, run| {
+            store.check_room(EVENT_FRAME_BYTES_MAX)?;
+            let decided = run.state.delete(&delete, &store.context(run));
+            Ok(store.decided(run, decided, None, |_, deleted| deleted))
         })
         .await?
         .await
@@ -333,14 +297,12 @@ impl Store {
         let _stop = shared.stop_on_panic(PANICKED);
         let (mut shard, found) = shared.find(key).await?;
         self.check_room(append.frame_bytes_max())?;
-        let found = found.map(|run_no| shard.run(run_no));
-        match found {
-            Some(run) if absent == IfAbsent::Refuse || !run.is_deleted() => {
-                let decided = run.state.append(append, &self.context(run));
-                return Ok(self.decided(run, decided, permit, |_, appended| appended));
-            }
-            None if absent == IfAbsent::Refuse => return Err(Refusal::RunNotFound.into()),
-            Some(_) | None => {}
+        if let Some(run) = found.map(|run_no| shard.run(run_no)) {
+            let decided = run.state.append(append, &self.context(run));
+            return Ok(self.decided(run, decided, permit, |_, appended| appended));
+        }
+        if absent == IfAbsent::Refuse {
+            return Err(Refusal::RunNotFound.into());
         }
         let RunKey { namespace, run_id } = key.clone();
         let create = Create { namespace, run_id, ..Create::default() };
@@ -354,26 +316,6 @@ impl Store {
         let created = self.queue(run, frame, facts, None, ());
         drop(created);
         Ok(self.decided(run, Ok(decided), permit, |_, appended| appended))
-    }
-
-    /// What happened since the store was opened.
-    pub fn stats(&self) -> Stats {
-        let counters = &self.shared.stats;
-        let (mut runs, mut ring_bytes) = (0, 0);
-        for shard in self.shared.shards() {
-            let shard = shard.lock();
-            runs += shard.len() as u64;
-            ring_bytes += shard.ring_bytes() as u64;
-        }
-        Stats {
-            runs,
-            commits: counters.commits.load(Ordering::Relaxed),
-            frames: counters.frames.load(Ordering::Relaxed),
-            records: counters.records.load(Ordering::Relaxed),
-            bytes: counters.bytes.load(Ordering::Relaxed),
-            ring_bytes,
-            disk_reads: counters.disk_reads.load(Ordering::Relaxed),
-        }
     }
 
     /// Milliseconds since the Unix epoch, as the store tells time.

@@ -133,6 +133,13 @@ impl Supply {
         SlotCounts { used: state.listed, free: free as u32, max: self.slots_max }
     }
 
+    /// Bytes of the slots that are not part of the journal.
+    pub(super) fn bytes(&self) -> u64 {
+        let state = self.state.lock();
+        let retired: u64 = state.retired.iter().map(RetiredSlot::bytes).sum();
+        retired + state.ready.as_ref().map_or(0, |ready| ready.size)
+    }
+
     /// Waits until something changes, at most until the next attempt.
     pub(super) fn wait(&self) -> SupplyState {
         let mut state = self.state.lock();

@@ -34,7 +34,8 @@ impl Tail {
     ///
     /// # Errors
     /// [`Error::ShuttingDown`] or [`Error::Stopped`] when the store ends: resume by
-    /// [`cursor`](Self::cursor). [`Error::Corrupt`] if stored records are damaged.
+    /// [`cursor`](Self::cursor). [`Error::Corrupt`] if stored records are damaged,
+    /// [`Refusal::RunDeleted`](crate::core::Refusal::RunDeleted) once the run is deleted.
     pub async fn next(&mut self) -> Result<TailItem, Error> {
         loop {
             // Seen before the log is looked at, so that nothing published in between is missed.

@@ -100,9 +100,9 @@ pub struct RunSnapshot {
     /// Chain after the last frame.
     #[prost(fixed32, tag = "12")]
     pub chain: u32,
-    /// Chain after the last frame that holds records.
-    #[prost(fixed32, tag = "13")]
-    pub records_chain: u32,
+    /// Chain after the last frame that holds records, if that is not the last one.
+    #[prost(fixed32, optional, tag = "13")]
+    pub records_chain: ::core::option::Option<u32>,
     /// Frames so far.
     #[prost(uint64, tag = "14")]
     pub frames: u64,

@@ -9,10 +9,13 @@ use bytes::Bytes;
 
 use super::{encoded, page_token};
 use crate::{
-    core::{Append, Appended, Close, CloseStream, Create, NewRecord, Producer, Refusal, Trim},
+    core::{
+        Append, Appended, Close, CloseStream, Create, Delete, NewRecord, Producer, Refusal,
+        Retention, Trim,
+    },
     engine::{
-        Bounds, End, Gap, IfAbsent, ListRuns, Page, Query, RunInfo, RunKey, RunPage, RunTail,
-        Start, StreamInfo, StreamList, TailItem,
+        Bounds, CacheUse, End, Gap, IfAbsent, ListRuns, Page, Query, RunInfo, RunKey, RunPage,
+        RunTail, Start, Stats, StreamInfo, StreamList, TailItem,
     },
     proto::{self, EndReason, Outcome, RunStatus, start},
     record::{Index, RunUid, Seq},
@@ -34,9 +37,18 @@ pub(super) fn run_uid(bytes: &Bytes) -> Result<Option<RunUid>, Refusal> {
     RunUid::from_slice(bytes).map(Some).ok_or_else(|| Refusal::invalid("run_uid", problem()))
 }
 
-pub(super) fn create(request: proto::CreateRunRequest) -> Create {
+pub(super) fn create(request: proto::CreateRunRequest) -> Result<Create, Refusal> {
     let RunKey { namespace, run_id } = RunKey::new(request.run_id);
-    Create { namespace, run_id, task: request.task.into() }
+    let retention = request.retention.map(Retention::try_from).transpose();
+    Ok(Create {
+        namespace,
+        run_id,
+        task: request.task.into(),
+        tags: names(request.tags),
+        batch: request.batch_id.into(),
+        retention: retention
+            .map_err(|error| Refusal::invalid("retention.at_limit", error.to_string()))?,
+    })
 }
 
 pub(super) fn list_runs(request: proto::ListRunsRequest) -> Result<ListRuns, Refusal> {
@@ -46,8 +58,31 @@ pub(super) fn list_runs(request: proto::ListRunsRequest) -> Result<ListRuns, Ref
         0 => PAGE_SIZE,
         rows => rows as usize,
     };
-    let namespace = RunKey::new("").namespace;
-    Ok(ListRuns { namespace, prefix: request.prefix, after, page_size })
+    Ok(ListRuns {
+        prefix: request.prefix,
+        tags: names(request.tags),
+        batch: request.batch_id.into(),
+        task: request.task.into(),
+        statuses: request.statuses.into_iter().map(run_status).collect::<Result<_, _>>()?,
+        created: request.created_from_ms..request.created_to_ms.unwrap_or(u64::MAX),
+        after,
+        page_size,
+        ..ListRuns::default()
+    })
+}
+
+fn run_status(status: i32) -> Result<RunStatus, Refusal> {
+    match RunStatus::try_from(status) {
+        Ok(RunStatus::Unspecified) | Err(_) => {
+            Err(Refusal::invalid("statuses", format!("holds {status}, which is unknown")))
+        }
+        Ok(status) => Ok(status),
+    }
+}
+
+pub(super) fn delete_run(request: proto::DeleteRunRequest) -> Result<(RunKey, Delete), Refusal> {
+    let delete = Delete { run_uid: run_uid(&request.run_uid)? };
+    Ok((RunKey::new(request.run_id), delete))
 }
 
 pub(super) fn close_run(request: proto::CloseRunRequest) -> Result<(RunKey, Close), Refusal> {
@@ -175,7 +210,7 @@ fn bounds(bounds: Option<proto::Bounds>) -> Bounds {
 }
 
 pub(super) fn run(run: RunInfo) -> proto::Run {
-    let outcome = run.ended.as_ref().map(|ended| ended.outcome);
+    let status = run.status();
     let completed_at_ms = run.ended.as_ref().map(|ended| ended.completed_ms);
     let (output, output_type, error) =
         run.ended.map(|ended| (ended.output, ended.output_type, ended.error)).unwrap_or_default();
@@ -183,7 +218,7 @@ pub(super) fn run(run: RunInfo) -> proto::Run {
         run_id: run.run_id.as_ref().into(),
         run_uid: run_uid_bytes(run.run_uid),
         task: run.task.as_ref().into(),
-        status: run_status(outcome).into(),
+        status: status.into(),
         created_at_ms: run.created_ms,
         updated_at_ms: run.updated_ms,
         completed_at_ms,
@@ -193,21 +228,9 @@ pub(super) fn run(run: RunInfo) -> proto::Run {
         tail: run.tail.0,
         streams: run.streams,
         bytes: run.bytes,
-    }
-}
-
-/// A run that nobody has to claim is at work as long as it is open.
-fn run_status(outcome: Option<Outcome>) -> RunStatus {
-    match outcome {
-        None => RunStatus::Executing,
-        Some(Outcome::Unspecified) => RunStatus::Unspecified,
-        Some(Outcome::Completed) => RunStatus::Completed,
-        Some(Outcome::Failed) => RunStatus::Failed,
-        Some(Outcome::Canceled) => RunStatus::Canceled,
-        Some(Outcome::Crashed) => RunStatus::Crashed,
-        Some(Outcome::SystemFailure) => RunStatus::SystemFailure,
-        Some(Outcome::Expired) => RunStatus::Expired,
-        Some(Outcome::TimedOut) => RunStatus::TimedOut,
+        tags: run.tags.iter().map(|tag| tag.as_ref().into()).collect(),
+        batch_id: run.batch.as_ref().into(),
+        retention: run.retention.map(Into::into),
     }
 }
 
@@ -218,7 +241,7 @@ fn run_uid_bytes(run_uid: RunUid) -> Bytes {
 pub(super) fn run_page(page: RunPage) -> proto::ListRunsResponse {
     proto::ListRunsResponse {
         runs: page.runs.into_iter().map(run).collect(),
-        next_page_token: page_token::encode(page.next.as_deref()),
+        next_page_token: page_token::encode(page.next),
     }
 }
 
@@ -309,4 +332,45 @@ pub(super) fn tail_item(item: TailItem, durable: impl Fn() -> Seq) -> encoded::T
 pub(super) fn heartbeat(durable: Seq, time_ms: u64) -> encoded::TailResponse {
     let heartbeat = proto::Heartbeat { tail: durable.0, time_ms };
     encoded::TailResponse { heartbeat: Some(heartbeat), ..Default::default() }
+}
+
+pub(super) fn stats(stats: Stats) -> proto::GetStatsResponse {
+    let cache = |cache: CacheUse| {
+        Some(proto::CacheUse { used_bytes: cache.used_bytes, max_bytes: cache.max_bytes })
+    };
+    let (disk, slots, lag) = (stats.disk, stats.journal_slots, stats.flush_lag);
+    proto::GetStatsResponse {
+        runs: stats.runs,
+        runs_resident: stats.runs_resident,
+        commits: stats.commits,
+        frames: stats.frames,
+        records: stats.records,
+        bytes: stats.bytes,
+        disk_reads: stats.disk_reads,
+        disk: Some(proto::DiskUse {
+            journal_bytes: disk.journal_bytes,
+            pack_bytes: disk.pack_bytes,
+            run_segment_bytes: disk.run_segment_bytes,
+            index_bytes: disk.index_bytes,
+            manifest_bytes: disk.manifest_bytes,
+            live_bytes: disk.live_bytes,
+            dead_bytes: disk.dead_bytes,
+            free_bytes: disk.free_bytes,
+            packs: disk.packs,
+            packs_lost: disk.packs_lost,
+        }),
+        journal_slots: Some(proto::JournalSlots {
+            total: slots.total,
+            used: slots.used,
+            free: slots.free,
+            max: slots.max,
+        }),
+        flush_lag: Some(proto::FlushLag {
+            blocks: lag.blocks,
+            bytes: lag.bytes,
+            oldest_age_ms: lag.oldest_age_ms,
+        }),
+        frame_cache: cache(stats.frame_cache),
+        block_cache: cache(stats.block_cache),
+    }
 }

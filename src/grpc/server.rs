@@ -18,8 +18,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     edge::Edge,
-    generated::{run_service_server::RunServiceServer, stream_service_server::StreamServiceServer},
-    service::{Runs, Streams},
+    generated::{
+        admin_service_server::AdminServiceServer, run_service_server::RunServiceServer,
+        stream_service_server::StreamServiceServer,
+    },
+    service::{Admin, Runs, Streams},
 };
 use crate::engine::Store;
 
@@ -42,8 +45,12 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// others on their connection go on.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// The services whose health is told; the empty name is the process.
-const SERVICES: [&str; 3] =
-    ["", RunServiceServer::<Runs>::NAME, StreamServiceServer::<Streams>::NAME];
+const SERVICES: [&str; 4] = [
+    "",
+    RunServiceServer::<Runs>::NAME,
+    StreamServiceServer::<Streams>::NAME,
+    AdminServiceServer::<Admin>::NAME,
+];
 /// When to ask a silent connection whether it lives, and how long to wait for the answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
@@ -97,8 +104,10 @@ fn routes(store: &Store, drain: &CancellationToken) -> Routes {
     };
     let runs = RunServiceServer::new(Runs { store: store.clone() });
     let streams = StreamServiceServer::new(Streams { store: store.clone(), drain: drain.clone() });
+    let admin = AdminServiceServer::new(Admin { store: store.clone() });
     Routes::new(Edge(runs.max_decoding_message_size(REQUEST_BYTES_MAX)))
         .add_service(Edge(streams.max_decoding_message_size(REQUEST_BYTES_MAX)))
+        .add_service(Edge(admin))
         .add_service(reflection().build_v1().expect("the descriptors are our own"))
         .add_service(reflection().build_v1alpha().expect("the descriptors are our own"))
 }

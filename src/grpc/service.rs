@@ -11,7 +11,10 @@ use super::{
     answer::{Handoff, TailBody},
     convert,
     encoded::{ReadResponse, TailResponse},
-    generated::{run_service_server::RunService, stream_service_server::StreamService},
+    generated::{
+        admin_service_server::AdminService, run_service_server::RunService,
+        stream_service_server::StreamService,
+    },
     session::Session,
     status::to_status,
     tail::TailMessages,
@@ -23,7 +26,7 @@ use crate::{
     proto::*,
 };
 
-/// Creates, describes and closes runs.
+/// Creates, describes, closes and deletes runs.
 #[derive(Clone)]
 pub(super) struct Runs {
     pub(super) store: Store,
@@ -35,6 +38,12 @@ pub(super) struct Streams {
     pub(super) store: Store,
     /// Cancelled when live calls are to end.
     pub(super) drain: CancellationToken,
+}
+
+/// Tells how the store is doing.
+#[derive(Clone)]
+pub(super) struct Admin {
+    pub(super) store: Store,
 }
 
 fn failed(error: Error) -> Status {
@@ -50,7 +59,7 @@ type Answer<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl RunService for Runs {
     async fn create_run(&self, request: Request<CreateRunRequest>) -> Answer<CreateRunResponse> {
-        let create = convert::create(request.into_inner());
+        let create = convert::create(request.into_inner()).map_err(refused)?;
         let created = self.store.create_run(create).await.map_err(failed)?;
         let run = Some(convert::run(created.run));
         Ok(Response::new(CreateRunResponse { run, created: created.created }))
@@ -75,6 +84,15 @@ impl RunService for Runs {
             run: Some(convert::run(closed.run)),
             closed_seq: closed.closed_seq.0,
             deduplicated: closed.deduplicated,
+        }))
+    }
+
+    async fn delete_run(&self, request: Request<DeleteRunRequest>) -> Answer<DeleteRunResponse> {
+        let (run, delete) = convert::delete_run(request.into_inner()).map_err(refused)?;
+        let deleted = self.store.delete_run(&run, delete).await.map_err(failed)?;
+        Ok(Response::new(DeleteRunResponse {
+            deleted_at_ms: deleted.deleted_ms,
+            deduplicated: deleted.deduplicated,
         }))
     }
 }
@@ -151,5 +169,12 @@ impl StreamService for Streams {
         let run = RunKey::new(request.run_id);
         let list = self.store.list_streams(&run, run_uid).await.map_err(failed)?;
         Ok(Response::new(convert::stream_list(list)))
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn get_stats(&self, _: Request<GetStatsRequest>) -> Answer<GetStatsResponse> {
+        Ok(Response::new(convert::stats(self.store.stats())))
     }
 }

@@ -7,12 +7,12 @@
 //! | code | reasons |
 //! |---|---|
 //! | INVALID_ARGUMENT | INVALID {field, problem}, TOO_LARGE {what, size, limit}, BAD_CURSOR, BAD_EPOCH_START |
-//! | NOT_FOUND | RUN_NOT_FOUND, STREAM_NOT_FOUND |
+//! | NOT_FOUND | RUN_NOT_FOUND, RUN_DELETED, STREAM_NOT_FOUND |
 //! | ALREADY_EXISTS | RUN_EXISTS |
 //! | FAILED_PRECONDITION | CLOSED {outcome, final_seq, final_index}, RUN_REPLACED {run_uid}, HISTORY_CHANGED {common_seq, trim, tail}, STALE_EPOCH {current}, DEDUP_MISMATCH |
 //! | ABORTED | SEQ_MISMATCH {tail}, INDEX_MISMATCH {tail}, PRODUCER_GAP {expected} |
 //! | OUT_OF_RANGE | TRIMMED {first_seq, first_index}, BEYOND_TAIL {tail} |
-//! | RESOURCE_EXHAUSTED | LIMIT {which, limit}, DISK_FULL |
+//! | RESOURCE_EXHAUSTED | LIMIT {which, limit}, QUOTA {which, limit}, BUSY {retry_after_ms}, DISK_FULL |
 //! | UNAVAILABLE | OUTCOME_UNKNOWN {cause}, SHUTTING_DOWN, NOT_READY {cause}, IO {operation, cause} |
 //! | DATA_LOSS | CORRUPT {file, position, damage} |
 //!
@@ -100,6 +100,9 @@ fn answer(error: &Error) -> Answer {
             Answer::new(Unavailable, "OUTCOME_UNKNOWN").with("cause", cause)
         }
         Error::DiskFull => Answer::new(ResourceExhausted, "DISK_FULL").retry_after(DISK_FULL_DELAY),
+        Error::Busy { retry_after_ms } => Answer::new(ResourceExhausted, "BUSY")
+            .with("retry_after_ms", retry_after_ms)
+            .retry_after(Duration::from_millis(*retry_after_ms)),
         Error::ShuttingDown => Answer::new(Unavailable, "SHUTTING_DOWN").retry_after(RESTART_DELAY),
         Error::Stopped { cause } => {
             Answer::new(Unavailable, "NOT_READY").with("cause", cause).retry_after(RESTART_DELAY)
@@ -131,6 +134,7 @@ fn refused(refusal: &Refusal) -> Answer {
             .with("size", size)
             .with("limit", limit),
         Refusal::RunNotFound => Answer::new(NotFound, "RUN_NOT_FOUND"),
+        Refusal::RunDeleted => Answer::new(NotFound, "RUN_DELETED"),
         Refusal::StreamNotFound => Answer::new(NotFound, "STREAM_NOT_FOUND"),
         Refusal::RunReplaced { run_uid } => {
             Answer::new(FailedPrecondition, "RUN_REPLACED").with("run_uid", run_uid)
@@ -156,6 +160,9 @@ fn refused(refusal: &Refusal) -> Answer {
         }
         Refusal::Limit { which, limit } => {
             Answer::new(ResourceExhausted, "LIMIT").with("which", which).with("limit", limit)
+        }
+        Refusal::Quota { which, limit } => {
+            Answer::new(ResourceExhausted, "QUOTA").with("which", which).with("limit", limit)
         }
         Refusal::Trimmed { first_seq, first_index } => Answer::new(OutOfRange, "TRIMMED")
             .with("first_seq", first_seq)
@@ -197,6 +204,9 @@ fn from_info(status: &Status, info: &ErrorInfo) -> Error {
     let known = match info.reason.as_str() {
         "OUTCOME_UNKNOWN" => fields.shared("cause").map(|cause| Error::OutcomeUnknown { cause }),
         "DISK_FULL" => Some(Error::DiskFull),
+        "BUSY" => {
+            fields.number("retry_after_ms").map(|retry_after_ms| Error::Busy { retry_after_ms })
+        }
         "SHUTTING_DOWN" => Some(Error::ShuttingDown),
         "NOT_READY" => fields.shared("cause").map(|cause| Error::Stopped { cause }),
         "CORRUPT" => fields.corruption().map(Error::Corrupt),
@@ -223,6 +233,7 @@ fn from_refusal(reason: &str, fields: &Fields<'_>) -> Option<Refusal> {
             limit: fields.number("limit")?,
         },
         "RUN_NOT_FOUND" => Refusal::RunNotFound,
+        "RUN_DELETED" => Refusal::RunDeleted,
         "STREAM_NOT_FOUND" => Refusal::StreamNotFound,
         "RUN_REPLACED" => Refusal::RunReplaced { run_uid: fields.run_uid("run_uid")? },
         "RUN_EXISTS" => Refusal::RunExists,
@@ -238,6 +249,7 @@ fn from_refusal(reason: &str, fields: &Fields<'_>) -> Option<Refusal> {
         "BAD_EPOCH_START" => Refusal::BadEpochStart,
         "PRODUCER_GAP" => Refusal::ProducerGap { expected: fields.number("expected")? },
         "LIMIT" => Refusal::Limit { which: fields.text("which")?, limit: fields.number("limit")? },
+        "QUOTA" => Refusal::Quota { which: fields.text("which")?, limit: fields.number("limit")? },
         "TRIMMED" => Refusal::Trimmed {
             first_seq: Seq(fields.number("first_seq")?),
             first_index: fields.maybe_number("first_index")?.map(Index),
@@ -358,6 +370,7 @@ mod tests {
             Refusal::Invalid { field: "run_id".into(), problem: "is empty".into() },
             Refusal::TooLarge { what: "record (bytes)".into(), size: 9, limit: 8 },
             Refusal::RunNotFound,
+            Refusal::RunDeleted,
             Refusal::StreamNotFound,
             Refusal::RunReplaced { run_uid: RunUid([0xa7; 16]) },
             Refusal::RunReplaced { run_uid: RunUid([0; 16]) },
@@ -371,6 +384,7 @@ mod tests {
             Refusal::BadEpochStart,
             Refusal::ProducerGap { expected: 3 },
             Refusal::Limit { which: "streams per run".into(), limit: 256 },
+            Refusal::Quota { which: "bytes of a run".into(), limit: 1 << 30 },
             Refusal::Trimmed { first_seq: Seq(5), first_index: None },
             Refusal::Trimmed { first_seq: Seq(5), first_index: Some(Index(2)) },
             Refusal::BeyondTail { tail: 12 },
@@ -388,6 +402,7 @@ mod tests {
         let mut errors = vec![
             Error::OutcomeUnknown { cause: "sync: input/output error".into() },
             Error::DiskFull,
+            Error::Busy { retry_after_ms: 250 },
             Error::ShuttingDown,
             Error::Stopped { cause: "sync: input/output error".into() },
             corrupt(Damage::ContentCrc),
@@ -443,6 +458,8 @@ mod tests {
         let delay = |error| wire(&error).get_details_retry_info().and_then(|info| info.retry_delay);
         assert_eq!(delay(Error::ShuttingDown), Some(RESTART_DELAY));
         assert_eq!(delay(Error::DiskFull), Some(DISK_FULL_DELAY));
+        let busy = Error::Busy { retry_after_ms: 250 };
+        assert_eq!(delay(busy), Some(Duration::from_millis(250)));
         assert_eq!(delay(Error::Refused(Refusal::RunNotFound)), None);
     }
 

@@ -62,6 +62,11 @@ impl RetiredSlot {
         self.0.slot
     }
 
+    /// Its bytes. None if its size cannot be told.
+    pub fn bytes(&self) -> u64 {
+        self.0.file.len().unwrap_or(0)
+    }
+
     /// Whether a frame of it is being read at this moment; nobody begins to any more.
     pub fn is_read(&self) -> bool {
         1 < Arc::strong_count(&self.0)
@@ -83,6 +88,11 @@ impl FrameReader {
     /// Takes a slot that left the journal out of use.
     pub fn retire(&self, file_seq: u64) -> Option<RetiredSlot> {
         self.slots.write().remove(&file_seq).map(RetiredSlot)
+    }
+
+    /// Bytes of the slots. One whose size cannot be told has none.
+    pub fn bytes(&self) -> u64 {
+        self.slots.read().values().filter_map(|slot| slot.file.len().ok()).sum()
     }
 
     /// Remembers a masked block. Call it before any of the block's frames is read.

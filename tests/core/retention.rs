@@ -112,13 +112,14 @@ fn a_deleted_run_answers_nothing_but_its_deletion() {
 /// Every command there is, given to a run that takes them all.
 fn frames_with(context: &Context) -> (RunState, Vec<Frame>) {
     let mut state = run();
-    let mut frames = Vec::new();
-    frames.push(accepted(state.append(&append_to("out"), context)).0);
-    frames.push(accepted(state.append(&append_by("p", 0, 0), context)).0);
-    frames.push(accepted(state.trim(&trim("out", 1), context)).0);
-    frames.push(accepted(state.close_stream(&close_stream("out"), context)).0);
-    frames.push(accepted(state.close(&close_as(Outcome::Completed), context)).0);
-    frames.push(accepted(state.delete(&Delete::default(), context)).0);
+    let frames = vec![
+        accepted(state.append(&append_to("out"), context)).0,
+        accepted(state.append(&append_by("p", 0, 0), context)).0,
+        accepted(state.trim(&trim("out", 1), context)).0,
+        accepted(state.close_stream(&close_stream("out"), context)).0,
+        accepted(state.close(&close_as(Outcome::Completed), context)).0,
+        accepted(state.delete(&Delete::default(), context)).0,
+    ];
     (state, frames)
 }
 

@@ -45,10 +45,10 @@ pub fn survey(store: &Store, model: &Model, rng: &mut SimRng) -> Found {
     }
     let exists = |(n, run): (usize, &FoundRun)| (0 < run.ops).then(|| format!("run_{n}"));
     let expected: Vec<String> = found.runs.iter().enumerate().filter_map(exists).collect();
-    let list =
-        ListRuns { namespace: "default".into(), prefix: "".into(), after: None, page_size: 1_000 };
+    let list = ListRuns { page_size: 1_000, ..ListRuns::default() };
     let listed = ready(store.list_runs(&list)).expect("runs are listed").runs;
-    let listed: Vec<String> = listed.iter().map(|run| run.run_id.to_string()).collect();
+    let mut listed: Vec<String> = listed.iter().map(|run| run.run_id.to_string()).collect();
+    listed.sort();
     assert_eq!(listed, expected, "the runs there are");
     found
 }

@@ -12,6 +12,7 @@ mod proxy;
 mod raw;
 mod reconnects;
 mod refusals;
+mod runs;
 mod server;
 mod sessions;
 mod tails;

@@ -29,7 +29,9 @@ fn health_is_told_for_the_process_and_each_service() {
     run(async {
         let mut server = Server::start().await;
         let mut health = HealthClient::new(raw::connect(&server.url()).await);
-        for service in ["", "braidlog.v1.RunService", "braidlog.v1.StreamService"] {
+        for service in
+            ["", "braidlog.v1.RunService", "braidlog.v1.StreamService", "braidlog.v1.AdminService"]
+        {
             let answer = health.check(named(service)).await.expect("answer").into_inner();
             assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
         }
@@ -53,9 +55,12 @@ fn reflection_answers_in_both_versions() {
         let channel = raw::connect(&server.url()).await;
         let (v1, v1alpha) = (services_v1(channel.clone()).await, services_v1alpha(channel).await);
         for services in [v1, v1alpha] {
-            for service in
-                ["braidlog.v1.RunService", "braidlog.v1.StreamService", "grpc.health.v1.Health"]
-            {
+            for service in [
+                "braidlog.v1.RunService",
+                "braidlog.v1.StreamService",
+                "braidlog.v1.AdminService",
+                "grpc.health.v1.Health",
+            ] {
                 assert!(services.iter().any(|name| name == service), "{service}: {services:?}");
             }
         }

@@ -339,6 +339,19 @@ fn a_malformed_request_is_refused_for_its_shape() {
         let status = raw::unary::<_, ()>(&channel, "RunService/ListRuns", request).await;
         assert_eq!(invalid_field(&status.expect_err("refused")), invalid("page_size"));
 
+        for statuses in [vec![0], vec![5, 99]] {
+            let request = proto::ListRunsRequest { statuses, ..Default::default() };
+            let status = raw::unary::<_, ()>(&channel, "RunService/ListRuns", request).await;
+            assert_eq!(invalid_field(&status.expect_err("refused")), invalid("statuses"));
+        }
+        let retention = Some(proto::Retention { at_limit: 9, ..Default::default() });
+        let request = proto::CreateRunRequest { run_id: run_id(), retention, ..Default::default() };
+        let status = raw::unary::<_, ()>(&channel, "RunService/CreateRun", request).await;
+        assert_eq!(invalid_field(&status.expect_err("refused")), invalid("retention.at_limit"));
+        let request = proto::DeleteRunRequest { run_id: run_id(), run_uid: vec![1; 17].into() };
+        let status = raw::unary::<_, ()>(&channel, "RunService/DeleteRun", request).await;
+        assert_eq!(invalid_field(&status.expect_err("refused")), invalid("run_uid"));
+
         let start = proto::start::Start::Tail(false);
         let start = Some(proto::Start { start: Some(start), ..Default::default() });
         let request = proto::ReadRequest { run_id: run_id(), start, ..Default::default() };

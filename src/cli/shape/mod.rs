@@ -6,6 +6,7 @@
 
 mod record;
 mod run;
+mod stats;
 
 use std::str;
 
@@ -14,10 +15,11 @@ use serde::Serialize;
 
 pub(super) use self::{
     record::RecordPart,
-    run::{RunLine, status_name, stream_kind_name},
+    run::{DeletedLine, RunLine, TrimmedLine, status_name, stream_kind_name},
+    stats::StatsLine,
 };
 use crate::{
-    core::Appended,
+    core::{Appended, AtLimit, Retention},
     proto::{Outcome, RunError},
 };
 
@@ -208,6 +210,33 @@ impl<'a> EndPart<'a> {
             output_type,
             error,
         }
+    }
+}
+
+/// What is kept of a run.
+#[derive(Debug, Serialize)]
+struct RetentionPart {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    records: Option<u64>,
+    at_limit: &'static str,
+}
+
+impl RetentionPart {
+    fn new(retention: &Retention) -> Self {
+        let Retention { age_ms, bytes, records, at_limit } = *retention;
+        Self { age_ms, bytes, records, at_limit: at_limit_name(at_limit) }
+    }
+}
+
+/// `reject` or `trim_oldest`.
+pub(super) fn at_limit_name(at_limit: AtLimit) -> &'static str {
+    match at_limit {
+        AtLimit::Reject => "reject",
+        AtLimit::TrimOldest => "trim_oldest",
     }
 }
 

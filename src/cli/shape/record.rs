@@ -4,8 +4,11 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::{Bytes, EndPart, hex};
-use crate::proto::{self, Event, Kind, Record, event};
+use super::{Bytes, EndPart, RetentionPart, hex};
+use crate::{
+    core::Retention,
+    proto::{self, Event, Kind, Record, RunCreated, event},
+};
 
 /// A record.
 #[derive(Debug, Serialize)]
@@ -48,6 +51,12 @@ enum EventPart<'a> {
         run_uid: String,
         #[serde(skip_serializing_if = "str::is_empty")]
         task: &'a str,
+        #[serde(skip_serializing_if = "<[String]>::is_empty")]
+        tags: &'a [String],
+        #[serde(skip_serializing_if = "str::is_empty")]
+        batch_id: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retention: Option<RetentionPart>,
     },
     RunClosed(EndPart<'a>),
     StreamClosed {
@@ -100,6 +109,9 @@ impl<'a> EventPart<'a> {
                 run_id: &created.run_id,
                 run_uid: hex(&created.run_uid),
                 task: &created.task,
+                tags: &created.tags,
+                batch_id: &created.batch_id,
+                retention: retention(created),
             },
             event::Event::RunClosed(closed) => Self::RunClosed(EndPart::new(
                 closed.outcome(),
@@ -110,6 +122,12 @@ impl<'a> EventPart<'a> {
             event::Event::StreamClosed(closed) => Self::StreamClosed { stream: closed.stream },
         }
     }
+}
+
+/// What is kept of the run, as far as this version knows.
+fn retention(created: &RunCreated) -> Option<RetentionPart> {
+    let retention = Retention::try_from(created.retention?).ok()?;
+    Some(RetentionPart::new(&retention))
 }
 
 fn kind_name(kind: Kind) -> &'static str {

@@ -2,10 +2,12 @@
 
 use serde::Serialize;
 
-use super::{EndPart, outcome_name};
+use super::{EndPart, RetentionPart, outcome_name};
 use crate::{
+    core::Deleted,
     engine::{ClosedRun, CreatedRun, RunEnd, RunInfo, StreamInfo},
     proto::StreamKind,
+    record::Index,
 };
 
 /// A run that was created, described, listed or closed.
@@ -13,6 +15,9 @@ use crate::{
 pub(in crate::cli) struct RunLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<bool>,
+    /// Set for a run that would be deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     closed_seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -26,12 +31,24 @@ impl<'a> RunLine<'a> {
     /// The run alone.
     pub(in crate::cli) fn listed(run: &'a RunInfo) -> Self {
         let run = RunPart::new(run);
-        Self { created: None, closed_seq: None, deduplicated: None, run, streams: None }
+        Self {
+            created: None,
+            dry_run: None,
+            closed_seq: None,
+            deduplicated: None,
+            run,
+            streams: None,
+        }
     }
 
     /// The run, and whether it is new.
     pub(in crate::cli) fn created(created: &'a CreatedRun) -> Self {
         Self { created: Some(created.created), ..Self::listed(&created.run) }
+    }
+
+    /// The run, which would be deleted.
+    pub(in crate::cli) fn dry(run: &'a RunInfo) -> Self {
+        Self { dry_run: Some(true), ..Self::listed(run) }
     }
 
     /// The run with its streams.
@@ -50,6 +67,37 @@ impl<'a> RunLine<'a> {
     }
 }
 
+/// A run that was deleted.
+#[derive(Debug, Serialize)]
+pub(in crate::cli) struct DeletedLine<'a> {
+    run_id: &'a str,
+    deleted_at_ms: u64,
+    deduplicated: bool,
+}
+
+impl<'a> DeletedLine<'a> {
+    /// The run of this name.
+    pub(in crate::cli) fn new(run_id: &'a str, deleted: &Deleted) -> Self {
+        let Deleted { deleted_ms, deduplicated } = *deleted;
+        Self { run_id, deleted_at_ms: deleted_ms, deduplicated }
+    }
+}
+
+/// A stream that was trimmed.
+#[derive(Debug, Serialize)]
+pub(in crate::cli) struct TrimmedLine<'a> {
+    run_id: &'a str,
+    stream: &'a str,
+    trim: u64,
+}
+
+impl<'a> TrimmedLine<'a> {
+    /// The stream, and the first index that is kept.
+    pub(in crate::cli) fn new(run_id: &'a str, stream: &'a str, trim: Index) -> Self {
+        Self { run_id, stream, trim: trim.0 }
+    }
+}
+
 /// A run.
 #[derive(Debug, Serialize)]
 struct RunPart<'a> {
@@ -57,6 +105,12 @@ struct RunPart<'a> {
     run_uid: String,
     #[serde(skip_serializing_if = "str::is_empty")]
     task: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    batch_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention: Option<RetentionPart>,
     status: String,
     created_at_ms: u64,
     updated_at_ms: u64,
@@ -89,6 +143,9 @@ impl<'a> RunPart<'a> {
             run_id: &run.run_id,
             run_uid: run.run_uid.to_string(),
             task: &run.task,
+            tags: run.tags.iter().map(|tag| &**tag).collect(),
+            batch_id: &run.batch,
+            retention: run.retention.as_ref().map(RetentionPart::new),
             status: status_name(run),
             created_at_ms: run.created_ms,
             updated_at_ms: run.updated_ms,

@@ -1,45 +1,38 @@
-//! `braidlog run`: creates, describes, lists and closes runs.
+//! `braidlog run`: creates, describes, lists, closes and deletes runs.
+
+mod create;
+mod delete;
+mod list;
 
 use std::borrow::Cow;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use self::{create::CreateArgs, delete::DeleteArgs, list::ListArgs};
 use super::{
     failure::Failure,
     interrupt,
     output::Output,
+    quantity::size,
     remote::Remote,
-    shape::{RunLine, outcome_name, status_name, stream_kind_name},
+    shape::{RunLine, at_limit_name, outcome_name, status_name, stream_kind_name},
     table::Table,
     utc::utc,
 };
 use crate::{
-    core::{Close, Create},
-    engine::{DEFAULT_NAMESPACE, ListRuns, RunInfo, RunKey, StreamInfo},
+    core::{Close, Retention},
+    engine::{RunInfo, RunKey, StreamInfo},
     proto::{Outcome, RunError},
-    record::LIST_ROWS_MAX,
 };
 
-/// Creates, describes, lists and closes runs
+/// Creates, describes, lists, closes and deletes runs
 #[derive(Debug, Subcommand)]
 pub(super) enum RunCommand {
     Create(CreateArgs),
     Get(GetArgs),
     List(ListArgs),
     Close(CloseArgs),
-}
-
-/// Creates a run; does nothing if it exists with the same task
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  braidlog run create build-17 --task nightly")]
-pub(super) struct CreateArgs {
-    /// Name of the run: 1 to 512 bytes, not starting with `$`
-    run: String,
-    /// What the run executes
-    #[arg(long, value_name = "TASK", default_value = "")]
-    task: String,
-    #[command(flatten)]
-    remote: Remote,
+    Delete(DeleteArgs),
 }
 
 /// Describes a run and its streams
@@ -48,20 +41,6 @@ pub(super) struct CreateArgs {
 pub(super) struct GetArgs {
     /// Name of the run
     run: String,
-    #[command(flatten)]
-    remote: Remote,
-}
-
-/// Lists runs in the order of their names
-#[derive(Debug, Args)]
-#[command(after_help = "Example:\n  braidlog run list --prefix build- --limit 20")]
-pub(super) struct ListArgs {
-    /// Only runs whose name starts with this
-    #[arg(long, value_name = "PREFIX", default_value = "")]
-    prefix: String,
-    /// List at most N runs
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -133,6 +112,7 @@ impl RunCommand {
             Self::Get(args) => args.remote.json,
             Self::List(args) => args.remote.json,
             Self::Close(args) => args.remote.json,
+            Self::Delete(args) => args.remote.json,
         }
     }
 }
@@ -142,28 +122,13 @@ pub(super) async fn run(command: RunCommand) -> Result<(), Failure> {
     interrupt::exit_on_interrupt(|| None);
     let mut output = Output::new();
     match command {
-        RunCommand::Create(args) => create(args, &mut output).await?,
+        RunCommand::Create(args) => create::create(args, &mut output).await?,
         RunCommand::Get(args) => get(args, &mut output).await?,
-        RunCommand::List(args) => list(args, &mut output).await?,
+        RunCommand::List(args) => list::list(args, &mut output).await?,
         RunCommand::Close(args) => close(args, &mut output).await?,
+        RunCommand::Delete(args) => delete::delete(args, &mut output).await?,
     }
     output.flush()
-}
-
-async fn create(args: CreateArgs, output: &mut Output) -> Result<(), Failure> {
-    let create = Create {
-        namespace: DEFAULT_NAMESPACE.into(),
-        run_id: args.run.as_str().into(),
-        task: args.task.into(),
-    };
-    let created = args.remote.client()?.create_run(create).await;
-    let created =
-        created.map_err(|error| Failure::store(&error, &args.remote.subject(&args.run, None)))?;
-    if args.remote.json {
-        return output.json(RunLine::created(&created));
-    }
-    let verb = if created.created { "created" } else { "exists already:" };
-    output.line(&format!("{verb} {}", created.run.run_id))
 }
 
 async fn get(args: GetArgs, output: &mut Output) -> Result<(), Failure> {
@@ -188,6 +153,9 @@ fn facts(run: &RunInfo) -> Vec<(&'static str, Cow<'_, str>)> {
         ("run", Cow::from(&*run.run_id)),
         ("run_uid", run.run_uid.to_string().into()),
         ("task", (&*run.task).into()),
+        ("tags", run.tags.join(", ").into()),
+        ("batch", (&*run.batch).into()),
+        ("retention", run.retention.as_ref().map(keeps).unwrap_or_default().into()),
         ("status", status_name(run).into()),
         ("created", utc(run.created_ms).into()),
         ("updated", utc(run.updated_ms).into()),
@@ -203,6 +171,18 @@ fn facts(run: &RunInfo) -> Vec<(&'static str, Cow<'_, str>)> {
     }
     facts.retain(|(_, value)| !value.is_empty());
     facts
+}
+
+/// `604800 s after close, at most 1.0 MiB (reject)`.
+fn keeps(retention: &Retention) -> String {
+    let Retention { age_ms, bytes, records, at_limit } = *retention;
+    let limits = [
+        age_ms.map(|ms| format!("{} s after close", ms / 1_000)),
+        bytes.map(|bytes| format!("at most {}", size(bytes))),
+        records.map(|records| format!("at most {records} records")),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    format!("{} ({})", limits.join(", "), at_limit_name(at_limit))
 }
 
 /// Text of strangers without characters that a terminal would obey.
@@ -222,52 +202,6 @@ fn stream_table(streams: &[StreamInfo]) -> Table<5> {
         ]);
     }
     table
-}
-
-async fn list(args: ListArgs, output: &mut Output) -> Result<(), Failure> {
-    let client = args.remote.client()?;
-    let mut left = args.limit.unwrap_or(usize::MAX);
-    let mut table = Table::new(["RUN", "STATUS", "TASK", ">STREAMS", ">TAIL", ">BYTES", "UPDATED"]);
-    let mut after = None;
-    while 0 < left {
-        let page_size = left.min(LIST_ROWS_MAX);
-        let page = ListRuns {
-            namespace: DEFAULT_NAMESPACE.into(),
-            prefix: args.prefix.clone(),
-            after,
-            page_size,
-        };
-        let page = client.list_runs(&page).await;
-        let page = page.map_err(|error| Failure::store(&error, &args.remote.subject("", None)))?;
-        left -= page.runs.len().min(left);
-        for run in &page.runs {
-            if args.remote.json {
-                output.json(RunLine::listed(run))?;
-            } else {
-                table.row(row(run));
-            }
-        }
-        if !args.remote.json && !page.runs.is_empty() {
-            output.bytes(table.take().as_bytes())?;
-        }
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn row(run: &RunInfo) -> [String; 7] {
-    [
-        run.run_id.to_string(),
-        status_name(run),
-        run.task.to_string(),
-        run.streams.to_string(),
-        run.tail.to_string(),
-        run.bytes.to_string(),
-        utc(run.updated_ms),
-    ]
 }
 
 async fn close(args: CloseArgs, output: &mut Output) -> Result<(), Failure> {

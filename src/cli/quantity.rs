@@ -1,0 +1,153 @@
+//! Durations, sizes and moments as people write them: `7d`, `100MiB`, `2h-ago`.
+
+use std::str::FromStr;
+
+use super::utc;
+
+/// The text is no quantity of the kind that is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected}")]
+pub(super) struct Unreadable {
+    expected: &'static str,
+}
+
+const DURATION: Unreadable =
+    Unreadable { expected: "a number with ms, s, m, h, d or w behind it, such as 7d" };
+const SIZE: Unreadable =
+    Unreadable { expected: "bytes: a number, with KiB, MiB, GiB, kB, MB or GB behind it or alone" };
+const MOMENT: Unreadable =
+    Unreadable { expected: "a time in UTC such as 2026-11-23 or 2026-11-23T19:11, or 2h-ago" };
+
+const DURATION_UNITS: [(&str, u64); 6] = [
+    ("ms", 1),
+    ("s", 1_000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+    ("w", 7 * 86_400_000),
+];
+const SIZE_UNITS: [(&str, u64); 10] = [
+    ("", 1),
+    ("B", 1),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("kB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+];
+
+/// Milliseconds of a duration.
+pub(super) fn duration_ms(text: &str) -> Result<u64, Unreadable> {
+    scaled(text, &DURATION_UNITS).ok_or(DURATION)
+}
+
+/// Bytes of a size.
+pub(super) fn bytes(text: &str) -> Result<u64, Unreadable> {
+    scaled(text, &SIZE_UNITS).ok_or(SIZE)
+}
+
+/// A number and its unit; none if either is unknown or the product is too large.
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+/// A moment: by itself, or by how long ago it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// Milliseconds since the Unix epoch.
+    At(u64),
+    /// Milliseconds before now.
+    Ago(u64),
+}
+
+impl Moment {
+    /// Milliseconds since the Unix epoch.
+    pub(super) fn ms(self, now_ms: u64) -> u64 {
+        match self {
+            Self::At(ms) => ms,
+            Self::Ago(ms) => now_ms.saturating_sub(ms),
+        }
+    }
+}
+
+impl FromStr for Moment {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
+        match text.strip_suffix("-ago").or_else(|| text.strip_suffix(" ago")) {
+            Some(duration) => duration_ms(duration).map(Self::Ago).map_err(|_| MOMENT),
+            None => utc::parse(text).map(Self::At).ok_or(MOMENT),
+        }
+    }
+}
+
+/// `1.5 MiB`: a size for people.
+pub(super) fn size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, shift)| 1 << shift <= bytes) {
+        // Cut, not rounded: 1,023 is never a thousand of the next unit.
+        Some((unit, shift)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            format!("{}.{} {unit}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_sizes_have_units() {
+        assert_eq!(duration_ms("250ms"), Ok(250));
+        assert_eq!(duration_ms("7d"), Ok(604_800_000));
+        assert_eq!(duration_ms("1 w"), duration_ms("7d"));
+        for text in
+            ["", "7", "d", "-1s", "1.5h", "7days", "99999999999999999999s", "9999999999999w"]
+        {
+            assert_eq!(duration_ms(text), Err(DURATION), "{text}");
+        }
+        assert_eq!(bytes("4096"), Ok(4_096));
+        assert_eq!(bytes("100MiB"), Ok(100 << 20));
+        assert_eq!(bytes("3 GB"), Ok(3_000_000_000));
+        for text in ["", "MiB", "1mib", "1 M", "0x10"] {
+            assert_eq!(bytes(text), Err(SIZE), "{text}");
+        }
+    }
+
+    #[test]
+    fn moments_are_given_or_some_time_ago() {
+        let moment = |text: &str| text.parse::<Moment>();
+        assert_eq!(moment("2h-ago"), Ok(Moment::Ago(7_200_000)));
+        assert_eq!(moment("10m ago"), Ok(Moment::Ago(600_000)));
+        assert_eq!(moment("1970-01-02"), Ok(Moment::At(86_400_000)));
+        assert_eq!(moment("1970-01-01T00:01Z"), Ok(Moment::At(60_000)));
+        for text in ["", "ago", "-ago", "yesterday", "2h"] {
+            assert_eq!(moment(text), Err(MOMENT), "{text}");
+        }
+        assert_eq!(Moment::Ago(5).ms(7), 2);
+        assert_eq!(Moment::Ago(9).ms(7), 0);
+        assert_eq!(Moment::At(9).ms(7), 9);
+    }
+
+    #[test]
+    fn sizes_are_short_for_people() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (1_536, "1.5 KiB"),
+            ((1 << 20) - 1, "1023.9 KiB"),
+            (3 << 40, "3.0 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! `braidlog run list`.
+
+use clap::{Args, ValueEnum};
+
+use crate::{
+    cli::{
+        failure::Failure,
+        output::Output,
+        quantity::Moment,
+        remote::Remote,
+        shape::{RunLine, status_name},
+        table::Table,
+        utc::utc,
+    },
+    engine::{ListRuns, RunInfo},
+    platform::os,
+    proto::RunStatus,
+    record::LIST_ROWS_MAX,
+};
+
+/// Lists runs, newest first
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  braidlog run list --prefix build- --limit 20
+  braidlog run list --tag nightly --tag linux --status failed --created-after 2d-ago
+  braidlog run list --status open --created-before 2026-11-01 --json | jq -r .run.run_id
+
+Runs that pass every filter are listed; several --status are alternatives.")]
+pub(in crate::cli) struct ListArgs {
+    /// Only runs whose name starts with this
+    #[arg(long, value_name = "PREFIX", default_value = "")]
+    prefix: String,
+    /// Only runs with this label; may be given more than once: runs that have all of them
+    #[arg(long = "tag", value_name = "TAG")]
+    tags: Vec<String>,
+    /// Only runs of this batch
+    #[arg(long, value_name = "BATCH", default_value = "")]
+    batch: String,
+    /// Only runs of this task
+    #[arg(long, value_name = "TASK", default_value = "")]
+    task: String,
+    /// Only runs that stand so; may be given more than once
+    #[arg(long = "status", value_enum, value_name = "STATUS")]
+    statuses: Vec<Status>,
+    /// Only runs created then or later: a time in UTC, or as in 2h-ago
+    #[arg(long, value_name = "TIME")]
+    created_after: Option<Moment>,
+    /// Only runs created before: a time in UTC, or as in 2h-ago
+    #[arg(long, value_name = "TIME")]
+    created_before: Option<Moment>,
+    /// List at most N runs
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    pub(super) remote: Remote,
+}
+
+/// Where a run may stand, as words of the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Status {
+    /// Not closed
+    Open,
+    /// Closed: it did what it was for
+    Completed,
+    /// Closed: its code reported an error
+    Failed,
+    /// Closed: somebody asked for it to stop
+    Canceled,
+    /// Closed: the worker died too often
+    Crashed,
+    /// Closed: the platform failed
+    SystemFailure,
+    /// Closed: nobody started it in time
+    Expired,
+    /// Closed: it took longer than allowed
+    TimedOut,
+}
+
+impl Status {
+    /// The statuses of the protocol that are meant.
+    fn statuses(self) -> &'static [RunStatus] {
+        match self {
+            Self::Open => &[
+                RunStatus::PendingVersion,
+                RunStatus::Delayed,
+                RunStatus::Queued,
+                RunStatus::Dequeued,
+                RunStatus::Executing,
+                RunStatus::Waiting,
+            ],
+            Self::Completed => &[RunStatus::Completed],
+            Self::Failed => &[RunStatus::Failed],
+            Self::Canceled => &[RunStatus::Canceled],
+            Self::Crashed => &[RunStatus::Crashed],
+            Self::SystemFailure => &[RunStatus::SystemFailure],
+            Self::Expired => &[RunStatus::Expired],
+            Self::TimedOut => &[RunStatus::TimedOut],
+        }
+    }
+}
+
+impl ListArgs {
+    /// The first page.
+    fn first(&self) -> ListRuns {
+        let now_ms = os::platform("").clock.wall_ms();
+        let moment = |moment: Option<Moment>| moment.map(|moment| moment.ms(now_ms));
+        ListRuns {
+            prefix: self.prefix.clone(),
+            tags: self.tags.iter().map(|tag| tag.as_str().into()).collect(),
+            batch: self.batch.as_str().into(),
+            task: self.task.as_str().into(),
+            statuses: self.statuses.iter().flat_map(|status| status.statuses()).copied().collect(),
+            created: moment(self.created_after).unwrap_or(0)
+                ..moment(self.created_before).unwrap_or(u64::MAX),
+            ..ListRuns::default()
+        }
+    }
+}
+
+/// Runs the command.
+pub(super) async fn list(args: ListArgs, output: &mut Output) -> Result<(), Failure> {
+    let client = args.remote.client()?;
+    let mut left = args.limit.unwrap_or(usize::MAX);
+    let mut table =
+        Table::new(["RUN", "STATUS", "TASK", "TAGS", ">STREAMS", ">TAIL", ">BYTES", "CREATED"]);
+    let mut list = args.first();
+    while 0 < left {
+        list.page_size = left.min(LIST_ROWS_MAX);
+        let page = client.list_runs(&list).await;
+        let page = page.map_err(|error| Failure::store(&error, &args.remote.subject("", None)))?;
+        left -= page.runs.len().min(left);
+        for run in &page.runs {
+            if args.remote.json {
+                output.json(RunLine::listed(run))?;
+            } else {
+                table.row(row(run));
+            }
+        }
+        if !args.remote.json && !page.runs.is_empty() {
+            output.bytes(table.take().as_bytes())?;
+        }
+        list.after = page.next;
+        if list.after.is_none() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn row(run: &RunInfo) -> [String; 8] {
+    [
+        run.run_id.to_string(),
+        status_name(run),
+        run.task.to_string(),
+        run.tags.join(","),
+        run.streams.to_string(),
+        run.tail.to_string(),
+        run.bytes.to_string(),
+        utc(run.created_ms),
+    ]
+}
