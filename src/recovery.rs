@@ -18,8 +18,6 @@ use std::{
     io,
 };
 
-use prost::Message;
-
 use crate::{
     core::{Facts, RunState},
     error::{Corruption, Error, OpenError},
@@ -39,7 +37,6 @@ use crate::{
     },
     manifest::{self, LiveSet, Manifest, ManifestPlan},
     platform::{Platform, RelPath},
-    proto::storage::v1::RunSnapshot,
     record::{RunNo, Seq},
     segment::{Blocks, Pack, Packs, Segment},
 };
@@ -601,13 +598,10 @@ fn frames_of(at: &BlockAt) -> impl Iterator<Item = Result<(Frame, JournalPoint),
 pub fn read_state(segment: &Segment, blocks: &Blocks) -> Result<RunState, Error> {
     let tail = segment.tail(blocks)?;
     let damaged = |damage| segment.damaged(damage);
-    let what = "state of a run";
-    let snapshot =
-        RunSnapshot::decode(tail.state).map_err(|_| damaged(Damage::Message { what }))?;
-    let state = RunState::from_snapshot(snapshot).map_err(damaged)?;
+    let state = RunState::from_bytes(tail.state).map_err(damaged)?;
     if state.run_no != tail.head.run_no || state.tail != tail.head.end_seq {
         let (found, expected) = (state.tail.0, tail.head.end_seq.0);
-        return Err(damaged(Damage::Misplaced { what, found, expected }));
+        return Err(damaged(Damage::Misplaced { what: "state of a run", found, expected }));
     }
     Ok(state)
 }

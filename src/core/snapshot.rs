@@ -10,6 +10,9 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use bytes::Bytes;
+use prost::Message;
+
 use super::{
     create::check_tags,
     replay::{decode_retention, expect_number},
@@ -31,6 +34,20 @@ use crate::{
 };
 
 impl RunState {
+    /// The state as it is stored: an encoded [`RunSnapshot`].
+    pub fn to_bytes(&self) -> Bytes {
+        self.to_snapshot().encode_to_vec().into()
+    }
+
+    /// Reads a stored state.
+    ///
+    /// # Errors
+    /// [`Damage::Message`] if it does not decode, or is of no run that can be.
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, Damage> {
+        let snapshot = RunSnapshot::decode(bytes).map_err(|_| unsound("state of a run"))?;
+        Self::from_snapshot(snapshot)
+    }
+
     /// All of the state. Bodies are shared, not copied.
     pub fn to_snapshot(&self) -> RunSnapshot {
         let producer = |producer: &ProducerState| producer_snapshot(producer, self.created_ms);

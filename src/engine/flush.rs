@@ -22,7 +22,6 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use prost::Message;
 use tokio::sync::{oneshot, watch};
 
 use super::{
@@ -454,7 +453,7 @@ impl Flusher {
                 records_chain,
                 frames: &source.frames,
                 // A run goes on from its last segment only.
-                state: if is_last { state.to_snapshot().encode_to_vec().into() } else { "".into() },
+                state: if is_last { state.to_bytes() } else { "".into() },
             };
             let number = pack.writer.number();
             pack.writer.add(segment).map_err(|error| Self::pack_error(number, error))?;

@@ -55,7 +55,9 @@ impl Load {
     /// Reads the frames; none if they have moved meanwhile and must be looked for again. Blocks on
     /// the disk.
     pub(super) fn read(self, shared: &Shared) -> Result<Option<Chunk>, Error> {
-        shared.stats.disk_reads.fetch_add(1, Ordering::Relaxed);
+        let read = |frames: &[ChunkFrame]| {
+            shared.stats.disk_reads.fetch_add(frames.len() as u64, Ordering::Relaxed);
+        };
         match &self.from {
             LoadFrom::Journal { entries, next, chain } => {
                 let mut frames = Vec::with_capacity(entries.len());
@@ -65,12 +67,14 @@ impl Load {
                     };
                     frames.push(ChunkFrame { frame, only: entry.only });
                 }
+                read(&frames);
                 Ok(Some(Chunk { frames, next: *next, chain: *chain }))
             }
             LoadFrom::Segments { name_hash, from, until, streams } => {
                 let history = History::of(shared, *name_hash, self.run_no)?;
                 let Stretch { frames, next, chain } =
                     history.read(shared, *from, *until, streams.as_deref(), CHUNK_BYTES)?;
+                read(&frames);
                 Ok(Some(Chunk { frames, next, chain }))
             }
         }

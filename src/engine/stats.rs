@@ -20,7 +20,7 @@ pub struct Stats {
     pub records: u64,
     /// Bytes of the frames.
     pub bytes: u64,
-    /// Times that readers behind the ring went to the disk.
+    /// Frames read from journal or packs for readers that were behind.
     pub disk_reads: u64,
     /// What is on disk.
     pub disk: DiskUse,
