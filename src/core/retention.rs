@@ -10,7 +10,11 @@
 use std::borrow::Cow;
 
 use super::{Refusal, RunState};
-use crate::{format::frame::Frame, proto, record::StreamNo};
+use crate::{
+    format::frame::Frame,
+    proto,
+    record::{Index, StreamNo},
+};
 
 /// How long, and how much of, a run is kept. None is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,6 +81,27 @@ impl RunState {
         let kept = u128::from(self.bytes) * (written - u128::from(trimmed).min(written)) / written;
         // Not more than `bytes`, which is one.
         kept as u64
+    }
+
+    /// First index to keep of a stream so that the run is within its limits, if it is beyond them
+    /// and they are kept by trimming. An eighth is trimmed at once, so that not every append trims.
+    pub fn oldest_beyond(&self, stream: &str, limits: &Limits) -> Option<Index> {
+        if limits.at_limit != AtLimit::TrimOldest {
+            return None;
+        }
+        let records = self.kept_records();
+        let by_records = limits.records.filter(|limit| *limit < records);
+        let by_records = by_records.map_or(0, |limit| records - (limit - limit / 8));
+        let bytes = self.kept_bytes();
+        let by_bytes = limits.bytes.filter(|limit| *limit < bytes).map_or(0, |limit| {
+            let excess = u128::from(bytes - (limit - limit / 8));
+            // As many records as take so many bytes, of records of the mean size.
+            (excess * u128::from(records)).div_ceil(u128::from(bytes)) as u64
+        });
+        let excess = by_records.max(by_bytes);
+        let known = self.stream(self.stream_no(stream)?);
+        let trim = Index((known.trim.0 + excess).min(known.tail.0));
+        (known.trim < trim).then_some(trim)
     }
 
     /// Row 12: whether the frame of an append stays within the limits.

@@ -72,9 +72,11 @@ impl Flusher {
             return self.collect_one(pack, &shelf, 0, now_ms);
         }
         for pack in shelf.packs() {
-            if self.may_have_expired(pack, now_ms) {
+            if self.diary.is_to_be_looked_at(pack.number(), now_ms) {
                 self.diary.looked.insert(pack.number(), now_ms);
-                if self.collect_one(pack, &shelf, DEAD_PERCENT, now_ms)? {
+                if pack.listed().raw_bytes * DEAD_PERCENT <= expired_bytes(pack, now_ms) * 100
+                    && self.collect_one(pack, &shelf, DEAD_PERCENT, now_ms)?
+                {
                     return Ok(true);
                 }
             }
@@ -107,16 +109,6 @@ impl Flusher {
             }
             other => other,
         }
-    }
-
-    fn may_have_expired(&self, pack: &Pack, now_ms: u64) -> bool {
-        if self.diary.damaged.contains(&pack.number()) {
-            return false;
-        }
-        let looked = self.diary.looked.get(&pack.number());
-        let created_ms = pack.listed().created_ms;
-        self.shared.options.retention_ms.is_some_and(|age_ms| created_ms + age_ms <= now_ms)
-            && looked.is_none_or(|looked_ms| looked_ms + LOOK_EVERY_MS <= now_ms)
     }
 
     /// Sorts a pack's segments by what is to become of them.
@@ -205,6 +197,12 @@ impl Diary {
         }
     }
 
+    fn is_to_be_looked_at(&self, number: u64, now_ms: u64) -> bool {
+        let looked = self.looked.get(&number);
+        !self.damaged.contains(&number)
+            && looked.is_none_or(|looked_ms| looked_ms + LOOK_EVERY_MS <= now_ms)
+    }
+
     fn is_due(&self, pack: &LivePack, percent: u64, now_ms: u64) -> bool {
         let since = self.dead_since.get(&pack.listed.number);
         pack.dead_bytes != 0
@@ -212,4 +210,14 @@ impl Diary {
             && (pack.listed.raw_bytes * percent <= pack.dead_bytes * 100
                 || since.is_some_and(|since_ms| since_ms + DEAD_MS_MAX <= now_ms))
     }
+}
+
+/// Raw bytes of a pack's segments that have expired, whether or not they can be given up.
+fn expired_bytes(pack: &Pack, now_ms: u64) -> u64 {
+    let Ok(entries) = pack.entries() else { return 0 };
+    let expired = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.head)
+        .filter(|head| 0 < head.expires_ms && head.expires_ms <= now_ms);
+    expired.map(|head| head.raw_bytes).sum()
 }

@@ -233,6 +233,7 @@ impl Flusher {
         let shared = self.shared.clone();
         let _stop = shared.stop_on_panic("the flusher panicked");
         while !shared.unflushed.is_closing() {
+            shared.look_at_space();
             let waits = match self.step() {
                 Flushed::Worked => continue,
                 Flushed::Stopped => break,
@@ -469,10 +470,7 @@ impl Flusher {
         if let Some(deleted_ms) = state.deleted_ms {
             return deleted_ms + DELETED_REMEMBERED_MS;
         }
-        let age_ms = match &state.retention {
-            Some(retention) => retention.age_ms,
-            None => self.shared.options.retention_ms,
-        };
+        let age_ms = self.shared.options.retention_of(state).age_ms;
         let ended_ms = state.ending.as_ref().map(|ending| ending.time_ms);
         ended_ms.zip(age_ms).map_or(0, |(ended_ms, age_ms)| ended_ms.saturating_add(age_ms))
     }

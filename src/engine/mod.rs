@@ -12,6 +12,7 @@
 //!
 //! What it deliberately does not do: know who is asking, or speak a protocol.
 
+mod admission;
 mod collect;
 mod commit;
 mod find;

@@ -1,8 +1,9 @@
 //! How a store is opened: plain values, refused when they contradict each other, never repaired.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
+    core::{Retention, RunState},
     error::OpenError,
     format::{PAGE_BYTES, block::block_bytes, compress::Codec, slot::FIRST_BLOCK_AT},
     record::APPEND_BYTES_MAX,
@@ -29,9 +30,13 @@ pub struct Options {
     pub unflushed_bytes_max: u64,
     /// Milliseconds after which frames are copied into packs, however few there are.
     pub flush_after_ms: u64,
-    /// Milliseconds after its close that a run is kept which says nothing of its own about it;
-    /// none is for ever.
-    pub retention_ms: Option<u64>,
+    /// What is kept of runs that say nothing of their own about it.
+    pub retention: Retention,
+    /// The same for runs of single namespaces.
+    pub retention_by_namespace: BTreeMap<String, Retention>,
+    /// Bytes of the disk that are kept for closing, deleting and trimming; twice as many are kept
+    /// from new runs. At most a twentieth of the disk.
+    pub disk_reserve_bytes: u64,
     /// Bytes of a pack at which the next one is begun.
     pub pack_bytes: u64,
     /// How packs are compressed.
@@ -50,6 +55,8 @@ pub struct Options {
     pub read_threads: usize,
 }
 
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+
 /// Smallest journal slot: header page and one small block.
 const SLOT_BYTES_MIN: u64 = 8 * PAGE_BYTES as u64;
 
@@ -65,7 +72,9 @@ impl Options {
             flush_bytes: 128 << 20,
             unflushed_bytes_max: 512 << 20,
             flush_after_ms: 60_000,
-            retention_ms: Some(28 * 24 * 60 * 60 * 1_000),
+            retention: Retention { age_ms: Some(28 * DAY_MS), ..Retention::default() },
+            retention_by_namespace: BTreeMap::new(),
+            disk_reserve_bytes: 128 << 20,
             pack_bytes: 256 << 20,
             codec: Codec::Zstd,
             resident_bytes: 128 << 20,
@@ -74,6 +83,12 @@ impl Options {
             ingest_bytes: 64 << 20,
             read_threads: 2,
         }
+    }
+
+    /// What is kept of a run.
+    pub(super) fn retention_of(&self, run: &RunState) -> Retention {
+        let of_namespace = || self.retention_by_namespace.get(&*run.namespace);
+        run.retention.or_else(|| of_namespace().copied()).unwrap_or(self.retention)
     }
 
     /// Refuses values that cannot work.

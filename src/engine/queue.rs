@@ -64,10 +64,11 @@ impl CommitQueue {
         self.wake.notify_one();
     }
 
-    /// Whether a frame of so many bytes surely has a place in the slot that is written to.
-    pub(super) fn has_room(&self, frame_bytes: usize) -> bool {
+    /// Whether a frame of so many bytes surely has a place in the slot that is written to, with so
+    /// many bytes left behind it.
+    pub(super) fn has_room(&self, frame_bytes: usize, kept: u64) -> bool {
         let state = self.state.lock();
-        state.disk_bytes + block_bytes(frame_bytes) as u64 <= state.slot_remaining
+        state.disk_bytes + block_bytes(frame_bytes) as u64 + kept <= state.slot_remaining
     }
 
     /// Notes how many bytes are left in the slot that is written to.

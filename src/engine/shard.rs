@@ -14,7 +14,7 @@ use super::{
     request::{RunEnd, RunInfo, RunKey},
 };
 use crate::{
-    core::{Context, Facts, RunState},
+    core::{Facts, RunState},
     format::{frame::Frame, segment::JournalPoint},
     journal::FrameAt,
     record::{RunNo, Seq, VSHARDS, name_hash},
@@ -398,10 +398,9 @@ impl Run {
             + self.published.frames_known() * FRAME_WEIGHT
     }
 
-    /// What the next command is decided by.
-    pub(super) fn context(&self, now_ms: u64) -> Context {
-        let home = self.is_away.then_some(self.name_hash);
-        Context { now_ms, home, limits: self.state.retention.unwrap_or_default().limits() }
+    /// What the next frame has to say about where the earlier ones are.
+    pub(super) fn home(&self) -> Option<u64> {
+        self.is_away.then_some(self.name_hash)
     }
 
     /// Whether it was deleted.

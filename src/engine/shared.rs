@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
+    admission::DiskGauge,
     flush::FlushQueue,
     options::Options,
     pool::Pool,
@@ -54,6 +55,7 @@ pub(super) struct Shared {
     pub(super) packs: Packs,
     pub(super) blocks: Blocks,
     pub(super) unflushed: FlushQueue,
+    pub(super) disk: DiskGauge,
     pub(super) pool: Pool,
     pub(super) ingest: Arc<Semaphore>,
     pub(super) stats: Counters,
@@ -113,6 +115,7 @@ impl Shared {
             packs,
             blocks: Blocks::new(options.cache_bytes),
             unflushed: FlushQueue::default(),
+            disk: DiskGauge::default(),
             pool,
             ingest: Arc::new(Semaphore::new(options.ingest_bytes / INGEST_UNIT)),
             stats: Counters::default(),

@@ -43,6 +43,7 @@ pub struct Stepper {
 impl Stepper {
     /// Makes a slot if one is wanted, then commits what is queued.
     pub fn step(&mut self) -> Progress {
+        self.shared.look_at_space();
         self.shared.supply.step(&*self.shared.platform.vfs);
         self.committer.step()
     }

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
+    admission::Purpose,
     open::{Opened, Parts, open_parts},
     options::Options,
     pool::Pool,
@@ -14,7 +15,6 @@ use super::{
     request::{ClosedRun, CreatedRun, RunInfo, RunKey},
     shard::{Run, Shard},
     shared::{INGEST_UNIT, Phase, Shared},
-    supply::SupplyState,
     ticket::{Ticket, never_told},
 };
 use crate::{
@@ -30,9 +30,6 @@ use crate::{
 
 /// Bytes of a frame that holds one event without a body, at most.
 const EVENT_FRAME_BYTES_MAX: usize = 512;
-
-/// When to repeat what was refused because copying out of the journal did not keep up.
-const BUSY_RETRY_AFTER_MS: u64 = 100;
 
 /// Why the store stops if a command panics.
 const PANICKED: &str = "a command panicked while it was decided";
@@ -151,7 +148,7 @@ impl Store {
             let answer = answer.map(|()| CreatedRun { run: run.info(), created: false });
             return Ok(self.settled(run, answer));
         }
-        self.check_room(create.frame_bytes_max())?;
+        self.shared.check_room(create.frame_bytes_max(), Purpose::Create)?;
         let (run, frame, facts) = self.new_run(&shard, create)?;
         let run_no = run.state.run_no;
         shard.insert(run);
@@ -195,7 +192,7 @@ impl Store {
         let size = close.frame_bytes_max();
         let permit = self.permit(size).await?;
         self.with_run(run, |store, run| {
-            store.check_room(size)?;
+            store.shared.check_room(size, Purpose::End)?;
             let decided = run.state.close(&close, &store.context(run));
             Ok(store.decided(run, decided, permit, |run, closed| ClosedRun {
                 run: run.info(),
@@ -213,7 +210,7 @@ impl Store {
     /// Those of [`RunState::close_stream`], and [`Refusal::RunNotFound`].
     pub async fn close_stream(&self, run: &RunKey, close: CloseStream) -> Result<StreamEnd, Error> {
         self.with_run(run, |store, run| {
-            store.check_room(EVENT_FRAME_BYTES_MAX)?;
+            store.shared.check_room(EVENT_FRAME_BYTES_MAX, Purpose::End)?;
             let decided = run.state.close_stream(&close, &store.context(run));
             Ok(store.decided(run, decided, None, |_, end| end))
         })
@@ -227,7 +224,7 @@ impl Store {
     /// Those of [`RunState::trim`], and [`Refusal::RunNotFound`].
     pub async fn trim(&self, run: &RunKey, trim: Trim) -> Result<Index, Error> {
         self.with_run(run, |store, run| {
-            store.check_room(EVENT_FRAME_BYTES_MAX)?;
+            store.shared.check_room(EVENT_FRAME_BYTES_MAX, Purpose::End)?;
             let decided = run.state.trim(&trim, &store.context(run));
             Ok(store.decided(run, decided, None, |_, trim| trim))
         })
@@ -245,7 +242,7 @@ impl Store {
     /// Those of [`RunState::delete`], and [`Refusal::RunNotFound`].
     pub async fn delete_run(&self, run: &RunKey, delete: Delete) -> Result<Deleted, Error> {
         self.with_run(run, |store, run| {
-            store.check_room(EVENT_FRAME_BYTES_MAX)?;
+            store.shared.check_room(EVENT_FRAME_BYTES_MAX, Purpose::End)?;
             let decided = run.state.delete(&delete, &store.context(run));
             Ok(store.decided(run, decided, None, |_, deleted| deleted))
         })
@@ -296,14 +293,21 @@ impl Store {
         let shared = &self.shared;
         let _stop = shared.stop_on_panic(PANICKED);
         let (mut shard, found) = shared.find(key).await?;
-        self.check_room(append.frame_bytes_max())?;
+        let size = append.frame_bytes_max();
         if let Some(run) = found.map(|run_no| shard.run(run_no)) {
+            shared.check_room(size, Purpose::Add)?;
             let decided = run.state.append(append, &self.context(run));
-            return Ok(self.decided(run, decided, permit, |_, appended| appended));
+            let is_accepted = matches!(decided, Ok(Decision::Accepted { .. }));
+            let ticket = self.decided(run, decided, permit, |_, appended| appended);
+            if is_accepted {
+                self.trim_oldest(run, append);
+            }
+            return Ok(ticket);
         }
         if absent == IfAbsent::Refuse {
             return Err(Refusal::RunNotFound.into());
         }
+        shared.check_room(size, Purpose::Create)?;
         let RunKey { namespace, run_id } = key.clone();
         let create = Create { namespace, run_id, ..Create::default() };
         let (mut run, frame, facts) = self.new_run(&shard, &create)?;
@@ -365,7 +369,22 @@ impl Store {
 
     /// What a command on a run is decided by now.
     fn context(&self, run: &Run) -> Context {
-        run.context(self.shared.now_ms())
+        Context {
+            now_ms: self.shared.now_ms(),
+            home: run.home(),
+            limits: self.shared.options.retention_of(&run.state).limits(),
+        }
+    }
+
+    /// Gives up the oldest records of the stream that was appended to, if the run passes a limit
+    /// and is to be kept within it that way. The trim follows the append; nobody waits for it.
+    fn trim_oldest(&self, run: &mut Run, append: &Append) {
+        let context = self.context(run);
+        let Some(trim) = run.state.oldest_beyond(&append.stream, &context.limits) else { return };
+        let trim = Trim { run_uid: None, stream: append.stream.clone(), trim };
+        if let Ok(Decision::Accepted { frame, facts, .. }) = run.state.trim(&trim, &context) {
+            drop(self.queue(run, frame, facts, None, ()));
+        }
     }
 
     /// Looks at a run under its shard's lock.
@@ -377,27 +396,6 @@ impl Store {
         let _stop = self.shared.stop_on_panic(PANICKED);
         let (mut shard, found) = self.shared.find(key).await?;
         look(self, shard.run(found.ok_or(Refusal::RunNotFound)?))
-    }
-
-    /// Refuses what cannot be written: a frame larger than a slot, or one that a full disk leaves
-    /// no slot for.
-    fn check_room(&self, frame_bytes: usize) -> Result<(), Error> {
-        let limit = self.shared.options.frame_bytes_max();
-        if limit < frame_bytes {
-            let what = "frame (bytes, in this store's slots)".into();
-            let (size, limit) = (frame_bytes as u64, limit as u64);
-            return Err(Refusal::TooLarge { what, size, limit }.into());
-        }
-        let busy = Error::Busy { retry_after_ms: BUSY_RETRY_AFTER_MS };
-        if self.shared.unflushed.is_crowded(self.shared.options.unflushed_bytes_max) {
-            return Err(busy);
-        }
-        let has_room = || self.shared.queue.has_room(frame_bytes);
-        match self.shared.supply.outlook() {
-            SupplyState::DiskFull if !has_room() => Err(Error::DiskFull),
-            SupplyState::JournalFull if !has_room() => Err(busy),
-            _ => Ok(()),
-        }
     }
 
     /// Turns a decision into a ticket, queueing the frame if there is one.
