@@ -60,7 +60,8 @@
 //! # Modules, lowest first
 //! [`record`] names and limits · [`proto`] generated messages · [`platform`] the seam to the
 //! operating system · [`format`](mod@format) bytes on disk · [`core`] the state machine of a run ·
-//! [`error`] · [`journal`] blocks in slots · [`manifest`] the live file set · [`recovery`] plan,
+//! [`error`] · [`index`] which runs have a tag, derived · [`journal`] blocks in slots · [`manifest`]
+//! the live file set · [`segment`] packs of compressed frames · [`recovery`] plan,
 //! then act · [`engine`] the store. Above it, by feature: `grpc`, `client`, `config` and `cli`.
 //! Each module names only those before it; `tests/tidy.rs` holds the code to that.
 
@@ -76,6 +77,7 @@ pub mod error;
 pub mod format;
 #[cfg(feature = "rpc")]
 pub mod grpc;
+pub mod index;
 pub mod journal;
 pub mod manifest;
 pub mod platform;

@@ -87,6 +87,13 @@ impl FromStr for Moment {
     }
 }
 
+/// `7d`: a duration in the greatest unit of which it is a whole number.
+pub(super) fn duration(ms: u64) -> String {
+    let whole = |(_, factor): &&(&str, u64)| ms.is_multiple_of(*factor) && *factor <= ms;
+    let (unit, factor) = DURATION_UNITS.iter().rev().find(whole).unwrap_or(&DURATION_UNITS[0]);
+    format!("{}{unit}", ms / factor)
+}
+
 /// `1.5 MiB`: a size for people.
 pub(super) fn size(bytes: u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -135,6 +142,15 @@ mod tests {
         assert_eq!(Moment::Ago(5).ms(7), 2);
         assert_eq!(Moment::Ago(9).ms(7), 0);
         assert_eq!(Moment::At(9).ms(7), 9);
+    }
+
+    #[test]
+    fn a_duration_that_is_printed_is_read_again() {
+        for (ms, text) in
+            [(0, "0ms"), (250, "250ms"), (90_000, "90s"), (604_800_000, "1w"), (86_400_000, "1d")]
+        {
+            assert_eq!((duration(ms).as_str(), duration_ms(text)), (text, Ok(ms)));
+        }
     }
 
     #[test]

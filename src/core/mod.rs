@@ -25,8 +25,9 @@
 //! Rows 5, 7, 10 and 11 of the protocol's table concern commands that do not exist yet.
 //!
 //! What it deliberately does not do: read files or clocks, draw random numbers, wait. What a
-//! command is decided by besides the run's state is its [`Context`]; identities are arguments. It also does not know what is durable: its state runs ahead of the
-//! disk, and whoever shows anything of it waits until the frames behind it are synced.
+//! command is decided by besides the run's state is its [`Context`]; identities are arguments. It
+//! also does not know what is durable: its state runs ahead of the disk, and whoever shows
+//! anything of it waits until the frames behind it are synced.
 //!
 //! [`Frame`]: crate::format::frame::Frame
 

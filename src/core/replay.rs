@@ -333,8 +333,8 @@ fn decode_event(frame: &Frame, event: &[u8]) -> Result<event::Event, Damage> {
 
 /// A frame that deletes its run does nothing else.
 fn check_deletion(count: u32, effects: &Effects) -> Result<(), Damage> {
-    let alone = Effects { deleted: effects.deleted, home: effects.home, ..Effects::default() };
-    if effects.deleted && (count != 0 || *effects != alone) {
+    let alone = || Effects { deleted: true, home: effects.home, ..Effects::default() };
+    if effects.deleted && (count != 0 || *effects != alone()) {
         return Err(Damage::Message { what: "deleting frame" });
     }
     Ok(())

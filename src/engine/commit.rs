@@ -184,8 +184,10 @@ impl Committer {
                 end.frame += 1;
                 self.shared.stats.count_frame(&frame);
                 let vshard = frame.header.run_no.vshard();
-                let added = self.shared.shard(vshard).lock().publish(frame, at, end, &facts);
-                self.shared.unflushed.add(added);
+                let shard = self.shared.shard(vshard);
+                let (bytes, change) = shard.lock().publish(frame, at, end, &facts);
+                self.shared.unflushed.add(bytes);
+                change.map(|(change, runs)| self.shared.catalog.note(change, runs));
                 at.position += at.len;
                 permits.extend(permit);
             }

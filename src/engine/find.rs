@@ -83,7 +83,7 @@ impl Shared {
         let search = Search { shared: self, key, has_ended: false };
         loop {
             let (shared, wanted) = (self.clone(), key.clone());
-            let found = self.pool.run(move || shared.look_up(&wanted)).await?;
+            let found = self.pool.run(move || shared.search(&wanted, None)).await?;
             let mut shard = self.shard(vshard).lock();
             self.check_open()?;
             let Some(FoundRun { state, pack }) = found else {
@@ -104,13 +104,22 @@ impl Shared {
         }
     }
 
-    /// The newest run of a name in packs, as its last segment has it. Blocks on the disk.
+    /// The run of this number and name in packs, or the newest of the name. Blocks on the disk.
     ///
     /// # Errors
     /// As [`find`](Self::find).
-    fn look_up(&self, key: &RunKey) -> Result<Option<FoundRun>, Error> {
+    pub(super) fn look_up(
+        &self,
+        key: &RunKey,
+        run_no: Option<RunNo>,
+    ) -> Result<Option<RunState>, Error> {
+        Ok(self.search(key, run_no)?.map(|found| found.state))
+    }
+
+    fn search(&self, key: &RunKey, run_no: Option<RunNo>) -> Result<Option<FoundRun>, Error> {
         let shelf = self.packs.shelf();
         let mut found = shelf.named(name_hash(&key.namespace, &key.run_id))?;
+        found.retain(|found| run_no.is_none_or(|wanted| wanted == found.entry.head.run_no));
         // Newest run first, and of each run its last segment.
         found.sort_by_key(|found| (found.entry.head.run_no, found.entry.head.flushed));
         found.reverse();

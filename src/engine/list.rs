@@ -1,56 +1,231 @@
 //! Listing runs: which are wanted, newest created first.
 //!
-//! Every run in memory is looked at; there is no index.
+//! The index says where to look; every run it names is then looked at itself, in memory or in
+//! packs. While there is no index, all runs are looked through.
 
-use std::cmp::Reverse;
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashSet},
+    sync::Arc,
+};
 
 use super::{
-    request::{ListPosition, ListRuns, RunInfo, RunPage, run_status},
-    shard::Shard,
+    catalog::{Listed, visit_packed},
+    request::{ListPosition, ListRuns, RunInfo, RunKey, RunPage, run_status},
+    shared::Shared,
     store::Store,
 };
 use crate::{
     core::{Refusal, RunState},
     error::Error,
-    record::LIST_ROWS_MAX,
+    index::{By, Change, Hit, Position, Scan},
+    record::{LIST_ROWS_MAX, RunNo, vshard_of},
 };
 
+/// Runs of the index that are looked at for one page, about.
+const LOOKS_MAX: usize = 10_000;
+
+/// What is known of a run that the index names.
+enum Looked {
+    /// It is in memory; here it is if it is wanted.
+    Here(Option<RunInfo>),
+    /// It is not in memory.
+    Away,
+}
+
 impl Store {
-    /// Lists the runs of a namespace that pass the filters, newest created first, page by page.
-    /// Rows carry no output and no error: [`get_run`](Self::get_run) has them.
+    /// Lists the runs of a namespace that pass the filters, newest created first, page by page: all
+    /// that were acknowledged before, and exist. Rows carry no output and no error:
+    /// [`get_run`](Self::get_run) has them. A page may be short, or empty, although more follow:
+    /// only a page without `next` is the last.
     ///
     /// # Errors
-    /// [`Refusal::Invalid`] if the page size is not 1 to 1,000.
+    /// [`Refusal::Invalid`] if the page size is not 1 to 1,000, [`Error::Corrupt`] if a run that may
+    /// be wanted is damaged.
     pub async fn list_runs(&self, list: &ListRuns) -> Result<RunPage, Error> {
         if !(1..=LIST_ROWS_MAX).contains(&list.page_size) {
             return Err(Refusal::invalid("page_size", "is not between 1 and 1000").into());
         }
         self.shared.check_open()?;
-        let (mut rows, mut in_flight) = (Vec::new(), false);
+        let (mut page, mut after, mut looks) = (RunPage::default(), list.after, 0);
+        while page.runs.len() < list.page_size && looks < LOOKS_MAX {
+            let scan = scan(list, after, list.page_size - page.runs.len());
+            let shared = self.shared.clone();
+            let listed = self.shared.pool.run(move || shared.catalog.list(&scan)).await;
+            let Some(Listed { hits, next }) = listed else {
+                return self.list_without_index(list).await;
+            };
+            looks += hits.len().max(1);
+            page.runs.extend(self.look_at(list, hits).await?);
+            after = next.map(|Position { created_ms, run_no }| ListPosition { created_ms, run_no });
+            if after.is_none() {
+                break;
+            }
+        }
+        page.next = after;
+        Ok(page)
+    }
+
+    /// The runs of these hits that are wanted, in order.
+    async fn look_at(&self, list: &ListRuns, hits: Vec<Hit>) -> Result<Vec<RunInfo>, Error> {
+        let (mut rows, mut away, mut in_flight) = (Vec::new(), Vec::new(), false);
+        for hit in hits.into_iter().filter(|hit| hit.run_id.starts_with(&list.prefix)) {
+            match self.look_in_memory(list, hit.position.run_no, &mut in_flight) {
+                Looked::Here(row) => rows.extend(row.map(|row| (hit.position, row))),
+                Looked::Away => away.push(hit),
+            }
+        }
+        if in_flight {
+            // What is not listed rests on a run's state as much as what is.
+            self.barrier().await?;
+        }
+        if !away.is_empty() {
+            let (shared, list) = (self.shared.clone(), list.clone());
+            let found = move || shared.look_in_packs(&list, away);
+            rows.extend(self.shared.pool.run(found).await?);
+        }
+        rows.sort_unstable_by_key(|(position, _)| Reverse(*position));
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+
+    fn look_in_memory(&self, list: &ListRuns, run_no: RunNo, in_flight: &mut bool) -> Looked {
+        let shard = self.shared.shard(run_no.vshard()).lock();
+        let Some(run) = shard.resident(run_no) else { return Looked::Away };
+        *in_flight |= 0 < run.in_flight;
+        Looked::Here(is_wanted(list, &run.state).then(|| RunInfo::row(&run.state)))
+    }
+
+    /// Looks through all runs there are.
+    async fn list_without_index(&self, list: &ListRuns) -> Result<RunPage, Error> {
+        let (mut newest, mut seen, mut in_flight) = (Newest::new(list), HashSet::new(), false);
         for shard in self.shared.shards() {
             let shard = shard.lock();
-            // What is not listed rests on a run's state as much as what is.
-            in_flight |= shard.runs().any(|run| 0 < run.in_flight);
-            rows.extend(newest(&shard, list));
+            for run in shard.runs() {
+                in_flight |= 0 < run.in_flight;
+                seen.insert(run.state.run_no);
+                newest.take(&run.state);
+            }
         }
         if in_flight {
             self.barrier().await?;
         }
-        rows.sort_unstable_by_key(|(position, _)| Reverse(*position));
-        let more = list.page_size < rows.len();
-        rows.truncate(list.page_size);
-        let next = rows.last().filter(|_| more).map(|(position, _)| *position);
-        Ok(RunPage { runs: rows.into_iter().map(|(_, run)| run).collect(), next })
+        let shared = self.shared.clone();
+        let look = move || {
+            visit_packed(&shared, 0, |head, state| {
+                if !seen.contains(&head.run_no) {
+                    newest.take(&state);
+                }
+                true
+            })?;
+            Ok::<_, Error>(newest.into_page())
+        };
+        self.shared.pool.run(look).await
     }
 }
 
-/// The runs of a shard that may be on the page, and one more to know of the next.
-fn newest(shard: &Shard, list: &ListRuns) -> Vec<(ListPosition, RunInfo)> {
-    let wanted = shard.runs().filter(|run| is_wanted(list, &run.state));
-    let mut wanted: Vec<_> = wanted.map(|run| (position(&run.state), run)).collect();
-    wanted.sort_unstable_by_key(|(position, _)| Reverse(*position));
-    wanted.truncate(list.page_size + 1);
-    wanted.into_iter().map(|(position, run)| (position, run.row())).collect()
+impl Shared {
+    /// The runs of these hits that are wanted, from packs. Blocks on the disk.
+    fn look_in_packs(
+        &self,
+        list: &ListRuns,
+        hits: Vec<Hit>,
+    ) -> Result<Vec<(Position, RunInfo)>, Error> {
+        let mut rows = Vec::new();
+        for hit in hits {
+            let key = RunKey { namespace: list.namespace.clone(), run_id: hit.run_id };
+            match self.look_up(&key, Some(hit.position.run_no))? {
+                Some(state) if is_wanted(list, &state) => {
+                    rows.push((hit.position, RunInfo::row(&state)));
+                }
+                Some(_) => {}
+                None => self.forget(&key, hit.position),
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Takes a run out of the index that is not there, unless it came back into memory.
+    fn forget(&self, key: &RunKey, position: Position) {
+        let vshard = vshard_of(&key.namespace, &key.run_id);
+        if self.shard(vshard).lock().resident(position.run_no).is_none() {
+            let namespace = key.namespace.clone();
+            self.catalog.note(Change::Remove { namespace, position }, 0);
+        }
+    }
+}
+
+/// The newest runs of a page, and one more to know of the next.
+struct Newest {
+    list: ListRuns,
+    rows: BinaryHeap<Reverse<Ranked>>,
+}
+
+/// A row by its position.
+struct Ranked(ListPosition, RunInfo);
+
+impl Newest {
+    fn new(list: &ListRuns) -> Self {
+        Self { list: list.clone(), rows: BinaryHeap::new() }
+    }
+
+    fn take(&mut self, state: &RunState) {
+        if !is_wanted(&self.list, state) {
+            return;
+        }
+        self.rows.push(Reverse(Ranked(position(state), RunInfo::row(state))));
+        if self.list.page_size + 1 < self.rows.len() {
+            self.rows.pop();
+        }
+    }
+
+    fn into_page(self) -> RunPage {
+        let page_size = self.list.page_size;
+        let mut rows: Vec<Ranked> = self.rows.into_iter().map(|Reverse(row)| row).collect();
+        rows.sort_unstable_by(|a, b| b.cmp(a));
+        let more = page_size < rows.len();
+        rows.truncate(page_size);
+        let next = rows.last().filter(|_| more).map(|Ranked(position, _)| *position);
+        RunPage { runs: rows.into_iter().map(|Ranked(_, row)| row).collect(), next }
+    }
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Ranked {}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.cmp(&other.0)
+    }
+}
+
+/// The list to look through: that of the condition that fewest runs have.
+fn scan(list: &ListRuns, after: Option<ListPosition>, limit: usize) -> Scan {
+    let text = |text: &Arc<str>| (!text.is_empty()).then(|| text.clone());
+    let by = match (list.tags.first(), text(&list.batch), &list.statuses[..], text(&list.task)) {
+        (Some(tag), ..) => By::Tag(tag.clone()),
+        (_, Some(batch), ..) => By::Batch(batch),
+        (_, _, [status], _) => By::Status(*status as u8),
+        (.., Some(task)) => By::Task(task),
+        _ => By::All,
+    };
+    Scan {
+        namespace: list.namespace.clone(),
+        by,
+        created_ms: list.created.clone(),
+        after: after.map(|ListPosition { created_ms, run_no }| Position { created_ms, run_no }),
+        limit,
+    }
 }
 
 fn position(run: &RunState) -> ListPosition {

@@ -13,6 +13,7 @@
 //! What it deliberately does not do: know who is asking, or speak a protocol.
 
 mod admission;
+mod catalog;
 mod collect;
 mod commit;
 mod find;

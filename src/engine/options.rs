@@ -46,6 +46,8 @@ pub struct Options {
     pub resident_bytes: usize,
     /// Bytes of decompressed blocks of packs that are kept in memory.
     pub cache_bytes: usize,
+    /// Bytes of the cache of the index of runs.
+    pub index_cache_bytes: u64,
     /// Bytes of recent frames that are kept in memory for readers at the tail. Split evenly over
     /// 16 shards, so one run has a sixteenth of it at most.
     pub ring_bytes: usize,
@@ -79,6 +81,7 @@ impl Options {
             codec: Codec::Zstd,
             resident_bytes: 128 << 20,
             cache_bytes: 128 << 20,
+            index_cache_bytes: 32 << 20,
             ring_bytes: 256 << 20,
             ingest_bytes: 64 << 20,
             read_threads: 2,

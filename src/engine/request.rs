@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    core::Retention,
+    core::{Retention, RunState},
     format::{Damage, cursor::Cursor, wire},
     proto::{Outcome, Record, RunError, RunStatus, StreamKind},
     record::{Index, RunNo, RunUid, Seq, StreamNo},
@@ -60,6 +60,39 @@ pub struct RunInfo {
 }
 
 impl RunInfo {
+    /// The run with this state.
+    pub(super) fn of(state: &RunState) -> Self {
+        Self {
+            run_id: state.run_id.clone(),
+            run_uid: state.run_uid,
+            task: state.task.clone(),
+            tags: state.tags.clone(),
+            batch: state.batch.clone(),
+            retention: state.retention,
+            created_ms: state.created_ms,
+            updated_ms: state.updated_ms,
+            ended: state.ending.as_ref().map(|ending| RunEnd {
+                outcome: ending.outcome,
+                completed_ms: ending.time_ms,
+                output: ending.output.clone(),
+                output_type: ending.output_type.clone(),
+                error: ending.error.clone(),
+            }),
+            tail: state.tail,
+            streams: state.streams.len() as u32,
+            bytes: state.bytes,
+        }
+    }
+
+    /// The run without its bodies, which would make a page of runs arbitrarily large.
+    pub(super) fn row(state: &RunState) -> Self {
+        let mut row = Self::of(state);
+        if let Some(end) = &mut row.ended {
+            (end.output, end.error) = (Bytes::new(), None);
+        }
+        row
+    }
+
     /// Where the run stands in its life.
     pub fn status(&self) -> RunStatus {
         run_status(self.ended.as_ref().map(|ended| ended.outcome))
@@ -168,7 +201,7 @@ impl Default for ListRuns {
 }
 
 /// A page of runs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct RunPage {
     /// Runs, newest created first.
     pub runs: Vec<RunInfo>,

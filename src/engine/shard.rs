@@ -6,16 +6,17 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
+    catalog::row_of,
     published::{NewFrame, Published},
-    request::{RunEnd, RunInfo, RunKey},
+    request::{RunInfo, RunKey},
 };
 use crate::{
     core::{Facts, RunState},
     format::{frame::Frame, segment::JournalPoint},
+    index::Change,
     journal::FrameAt,
     record::{RunNo, Seq, VSHARDS, name_hash},
     recovery::{RecoveredFrame, RecoveredRun},
@@ -209,14 +210,15 @@ impl Shard {
         self.sought.remove(key);
     }
 
-    /// Makes a durable frame visible and wakes whom it concerns; returns its bytes.
+    /// Makes a durable frame visible and wakes whom it concerns; returns its bytes, and what it
+    /// changes for the index and in the number of runs.
     pub(super) fn publish(
         &mut self,
         frame: Frame,
         at: FrameAt,
         end: JournalPoint,
         facts: &Facts,
-    ) -> u64 {
+    ) -> (u64, Option<(Change, i64)>) {
         let header = frame.header;
         let bytes = self.publish_place(
             header.run_no,
@@ -235,8 +237,12 @@ impl Shard {
         run.published.remember(frame);
         let number = run.published.next_number() - 1;
         self.keep_in_ring(header.run_no, number, at.len as usize);
-        self.run(header.run_no).published.wake_readers();
-        bytes
+        let run = self.run(header.run_no);
+        run.published.wake_readers();
+        let is_first = header.first_seq == Seq::ZERO && 0 < header.count;
+        let is_indexed = is_first || facts.outcome.is_some() || facts.deleted;
+        let change = is_indexed.then(|| run.change()).flatten();
+        (bytes, change.map(|change| (change, i64::from(is_first) - i64::from(facts.deleted))))
     }
 
     fn publish_place(&mut self, run_no: RunNo, new: &NewFrame<'_>) -> u64 {
@@ -344,6 +350,11 @@ impl Shard {
         self.runs.len()
     }
 
+    /// A run, if it is in memory.
+    pub(super) fn resident(&self, run_no: RunNo) -> Option<&Run> {
+        self.runs.get(&run_no)
+    }
+
     /// All runs in memory, deleted ones too.
     pub(super) fn runs(&self) -> impl Iterator<Item = &Run> {
         self.runs.values()
@@ -421,36 +432,20 @@ impl Run {
 
     /// Describes the run as decided; to be shown only when its frames in flight are durable.
     pub(super) fn info(&self) -> RunInfo {
-        let state = &self.state;
-        RunInfo {
-            run_id: state.run_id.clone(),
-            run_uid: state.run_uid,
-            task: state.task.clone(),
-            tags: state.tags.clone(),
-            batch: state.batch.clone(),
-            retention: state.retention,
-            created_ms: state.created_ms,
-            updated_ms: state.updated_ms,
-            ended: state.ending.as_ref().map(|ending| RunEnd {
-                outcome: ending.outcome,
-                completed_ms: ending.time_ms,
-                output: ending.output.clone(),
-                output_type: ending.output_type.clone(),
-                error: ending.error.clone(),
-            }),
-            tail: state.tail,
-            streams: state.streams.len() as u32,
-            bytes: state.bytes,
-        }
+        RunInfo::of(&self.state)
     }
 
-    /// Describes the run without its bodies, which would make a page of runs arbitrarily large.
-    pub(super) fn row(&self) -> RunInfo {
-        let mut row = self.info();
-        if let Some(end) = &mut row.ended {
-            (end.output, end.error) = (Bytes::new(), None);
+    /// What is indexed of the run as far as it is durable; none before its creation is.
+    pub(super) fn change(&self) -> Option<Change> {
+        let Published { outcome, .. } = self.published;
+        if !self.published.exists() {
+            return None;
         }
-        row
+        let row = row_of(&self.state, outcome);
+        Some(match self.published.check_there() {
+            Ok(()) => Change::Put(row),
+            Err(_) => Change::Remove { namespace: row.namespace.clone(), position: row.position() },
+        })
     }
 
     /// Seq after the last record that is visible.

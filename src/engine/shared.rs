@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
     admission::DiskGauge,
+    catalog::Catalog,
     flush::FlushQueue,
     options::Options,
     pool::Pool,
@@ -56,6 +57,7 @@ pub(super) struct Shared {
     pub(super) blocks: Blocks,
     pub(super) unflushed: FlushQueue,
     pub(super) disk: DiskGauge,
+    pub(super) catalog: Catalog,
     pub(super) pool: Pool,
     pub(super) ingest: Arc<Semaphore>,
     pub(super) stats: Counters,
@@ -116,6 +118,7 @@ impl Shared {
             blocks: Blocks::new(options.cache_bytes),
             unflushed: FlushQueue::default(),
             disk: DiskGauge::default(),
+            catalog: Catalog::default(),
             pool,
             ingest: Arc::new(Semaphore::new(options.ingest_bytes / INGEST_UNIT)),
             stats: Counters::default(),

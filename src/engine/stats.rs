@@ -104,18 +104,19 @@ impl Store {
             frame_bytes += shard.ring_bytes() as u64;
             oldest = [oldest, shard.oldest_written()].into_iter().flatten().min();
         }
+        let indexed = shared.catalog.size();
         let slots = shared.supply.counts();
         let (durable, now_ms) = (shared.durable_block_no(), shared.now_ms());
         let counted = &shared.stats;
         Stats {
-            runs: resident,
+            runs: indexed.map_or(resident, |(runs, _)| runs),
             runs_resident: resident,
             commits: counted.commits.load(Ordering::Relaxed),
             frames: counted.frames.load(Ordering::Relaxed),
             records: counted.records.load(Ordering::Relaxed),
             bytes: counted.bytes.load(Ordering::Relaxed),
             disk_reads: counted.disk_reads.load(Ordering::Relaxed),
-            disk: self.disk_use(),
+            disk: DiskUse { index_bytes: indexed.map_or(0, |(_, bytes)| bytes), ..self.disk_use() },
             journal_slots: JournalSlots {
                 total: slots.used + slots.free,
                 used: slots.used,

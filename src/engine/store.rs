@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     admission::Purpose,
+    catalog::Indexer,
     open::{Opened, Parts, open_parts},
     options::Options,
     pool::Pool,
@@ -61,6 +62,7 @@ struct Threads {
     committer: Option<JoinHandle<()>>,
     zeroer: Option<JoinHandle<()>>,
     flusher: Option<JoinHandle<()>>,
+    indexer: Option<JoinHandle<()>>,
     /// Told when the committer has ended.
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -72,6 +74,8 @@ impl Drop for Threads {
         // said so, and has stopped the store.
         let _ = self.committer.take().map(JoinHandle::join);
         let _ = self.flusher.take().map(JoinHandle::join);
+        self.shared.catalog.close();
+        let _ = self.indexer.take().map(JoinHandle::join);
         self.shared.supply.close();
         let _ = self.zeroer.take().map(JoinHandle::join);
     }
@@ -102,12 +106,16 @@ impl Store {
             committer: Some(committer),
             zeroer: None,
             flusher: None,
+            indexer: None,
             ended: Mutex::new(Some(ended)),
         };
         let supply = shared.clone();
         let zeroer = os::spawn("braidlog-zero", move || supply.supply.run(&*supply.platform.vfs))?;
         threads.zeroer = Some(zeroer);
         threads.flusher = Some(os::spawn("braidlog-flush", move || flusher.run())?);
+        shared.catalog.keep();
+        let indexer = Indexer::new(shared.clone());
+        threads.indexer = Some(os::spawn("braidlog-index", move || indexer.run())?);
         Ok(Self { shared, threads: Arc::new(threads), opened })
     }
 
@@ -119,6 +127,7 @@ impl Store {
             committer: None,
             zeroer: None,
             flusher: None,
+            indexer: None,
             ended: Mutex::new(None),
         };
         Self { shared, threads: Arc::new(threads), opened }

@@ -46,6 +46,17 @@ pub fn spawn(
     thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
+/// Removes a directory and everything below it; it need not be there.
+///
+/// Outside of [`Vfs`], because it is for files that are not the store's own: a database of derived
+/// data does its own input and output in a directory of its own, which no simulated disk has.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(named("remove directory", path)),
+    }
+}
+
 /// What a failed call was doing: the payload of every [`io::Error`] from this module.
 #[derive(Debug)]
 pub struct OsError {
@@ -428,6 +439,17 @@ mod tests {
         let before = platform.clock.mono();
         assert!(before <= platform.clock.mono());
         assert_ne!(platform.random_id(), platform.random_id());
+    }
+
+    #[test]
+    fn a_directory_is_removed_with_what_is_below() {
+        let (dir, _) = store();
+        let tree = dir.path().join("a");
+        fs::create_dir_all(tree.join("b")).unwrap();
+        fs::write(tree.join("b/c"), b"").unwrap();
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
+        remove_tree(&tree).unwrap();
     }
 
     #[test]

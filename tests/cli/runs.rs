@@ -42,8 +42,11 @@ fn a_run_is_created_with_labels_and_a_quota() {
     assert_eq!(trimmed.text(), "stream s of run r starts at index 1\n");
     server.run_with(&["append", "r", "s"], b"3\n").clean();
     let get = server.run(&["run", "get", "r"]).clean();
-    for words in ["tags        a, b", "batch       night", "604800 s after close, at most 1.0 GiB"]
-    {
+    for words in [
+        "tags        a, b",
+        "batch       night",
+        "1w after close, at most 1.0 GiB, at most 2 records (reject)",
+    ] {
         assert!(get.text().contains(words), "{words:?} in {}", get.text());
     }
 
@@ -140,7 +143,7 @@ fn what_cannot_be_deleted_is_told_and_passed_over() {
     let ended = server.run(&["run", "delete", "a", "b", "c", "--yes"]);
     assert_eq!(ended.code, Some(3));
     assert_eq!(ended.text().lines().count(), 2, "{}", ended.text());
-    for words in ["run not found: \"b\"", "1 of 3 runs were not deleted"] {
+    for words in ["run not found: \"b\"", "1 of 3 runs could not be deleted"] {
         assert!(ended.stderr.contains(words), "{words:?} in {}", ended.stderr);
     }
     assert!(listed(&server, &[]).is_empty());

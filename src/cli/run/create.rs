@@ -25,13 +25,13 @@ pub(in crate::cli) struct CreateArgs {
     /// Name of the run: 1 to 512 bytes, not starting with `$`
     run: String,
     /// What the run executes
-    #[arg(long, value_name = "TASK", default_value = "")]
+    #[arg(long, value_name = "TASK", default_value = "", hide_default_value = true)]
     task: String,
     /// A label to find the run by; may be given up to 10 times
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
     /// The batch that the run belongs to
-    #[arg(long, value_name = "BATCH", default_value = "")]
+    #[arg(long, value_name = "BATCH", default_value = "", hide_default_value = true)]
     batch: String,
     #[command(flatten)]
     retain: RetainArgs,
@@ -53,7 +53,7 @@ struct RetainArgs {
     retain_records: Option<u64>,
     /// What becomes of an append that would pass --retain-bytes or --retain-records [default:
     /// reject]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "POLICY")]
     at_limit: Option<Policy>,
 }
 

@@ -14,6 +14,7 @@ use crate::{
     core::{Delete, Refusal},
     engine::{RunInfo, RunKey},
     error::Error,
+    record::Seq,
 };
 
 /// Deletes runs with all they hold, for good
@@ -74,7 +75,7 @@ fn told(failures: Vec<Failure>, of: usize, as_json: bool) -> Result<(), Failure>
         return Err(first);
     }
     failures.iter().for_each(|failure| failure.tell(as_json));
-    let message = format!("{} of {of} runs were not deleted", failures.len());
+    let message = format!("{} of {of} runs could not be deleted", failures.len());
     Err(Failure { message, ..first })
 }
 
@@ -118,5 +119,6 @@ async fn delete_one(
 }
 
 fn holds(run: &RunInfo) -> String {
-    format!("{} records, {}", run.tail, size(run.bytes))
+    let records = if run.tail == Seq(1) { "record" } else { "records" };
+    format!("{} {records}, {}", run.tail, size(run.bytes))
 }

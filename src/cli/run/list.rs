@@ -29,16 +29,16 @@ Examples:
 Runs that pass every filter are listed; several --status are alternatives.")]
 pub(in crate::cli) struct ListArgs {
     /// Only runs whose name starts with this
-    #[arg(long, value_name = "PREFIX", default_value = "")]
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
     prefix: String,
     /// Only runs with this label; may be given more than once: runs that have all of them
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
     /// Only runs of this batch
-    #[arg(long, value_name = "BATCH", default_value = "")]
+    #[arg(long, value_name = "BATCH", default_value = "", hide_default_value = true)]
     batch: String,
     /// Only runs of this task
-    #[arg(long, value_name = "TASK", default_value = "")]
+    #[arg(long, value_name = "TASK", default_value = "", hide_default_value = true)]
     task: String,
     /// Only runs that stand so; may be given more than once
     #[arg(long = "status", value_enum, value_name = "STATUS")]

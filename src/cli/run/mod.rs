@@ -13,7 +13,7 @@ use super::{
     failure::Failure,
     interrupt,
     output::Output,
-    quantity::size,
+    quantity::{duration, size},
     remote::Remote,
     shape::{RunLine, at_limit_name, outcome_name, status_name, stream_kind_name},
     table::Table,
@@ -173,16 +173,19 @@ fn facts(run: &RunInfo) -> Vec<(&'static str, Cow<'_, str>)> {
     facts
 }
 
-/// `604800 s after close, at most 1.0 MiB (reject)`.
+/// `7d after close, at most 1.0 MiB (reject)`.
 fn keeps(retention: &Retention) -> String {
     let Retention { age_ms, bytes, records, at_limit } = *retention;
     let limits = [
-        age_ms.map(|ms| format!("{} s after close", ms / 1_000)),
+        age_ms.map(|ms| format!("{} after close", duration(ms))),
         bytes.map(|bytes| format!("at most {}", size(bytes))),
         records.map(|records| format!("at most {records} records")),
     ];
     let limits: Vec<String> = limits.into_iter().flatten().collect();
-    format!("{} ({})", limits.join(", "), at_limit_name(at_limit))
+    match (bytes, records) {
+        (None, None) => limits.join(", "),
+        _ => format!("{} ({})", limits.join(", "), at_limit_name(at_limit)),
+    }
 }
 
 /// Text of strangers without characters that a terminal would obey.

@@ -1,0 +1,402 @@
+//! Keeps the secondary index up with the runs, and answers from it: which runs, newest first.
+//!
+//! A change of what is indexed enters here when it is durable and visible, and is applied to the
+//! index later, by a thread of its own; until then it is kept here, and answers are made of both.
+//! So a list shows what was acknowledged before it was asked for, and no append waits for the index.
+//!
+//! The index may go away at any time: it fails, its directory is deleted. Then it is opened or
+//! built again, from packs and from what is in memory, and meanwhile there is no answer from here.
+//!
+//! What it deliberately does not do: say what a run is like now. A hit is checked against its run.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{request::run_status, shared::Shared};
+use crate::{
+    core::RunState,
+    error::Error,
+    format::segment::{JournalPoint, SegmentHead},
+    index::{
+        APPLY_CHANGES_MAX, By, Change, GuardedIndex, Hit, IndexError, IndexOptions, Opened,
+        Position, Row, Scan, SecondaryIndex, State,
+    },
+    proto::Outcome,
+    record::RunNo,
+    recovery::read_state,
+    segment::{Segment, Shelf},
+};
+
+/// How long after a failure the index is opened again; doubled with every further one.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Times that it is doubled.
+const DOUBLINGS_MAX: u32 = 8;
+/// How long changes may gather before they are applied together.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// What is waiting to be indexed, and the index.
+#[derive(Default)]
+pub(super) struct Catalog {
+    state: Mutex<CatalogState>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct CatalogState {
+    /// Whether anybody applies changes: if not, they are not kept.
+    is_kept: bool,
+    closing: bool,
+    /// Changes that are durable and not in the index, the last of every run.
+    pending: BTreeMap<Position, Change>,
+    /// Those of them that are being applied.
+    applying: BTreeMap<Position, Change>,
+    /// Runs that they make, less those that they end.
+    pending_runs: i64,
+    applying_runs: i64,
+    /// The index, once it has all runs.
+    index: Option<GuardedIndex>,
+}
+
+/// Runs found, newest first.
+pub(super) struct Listed {
+    pub(super) hits: Vec<Hit>,
+    /// Where to go on; none: there is nothing more.
+    pub(super) next: Option<Position>,
+}
+
+/// What is indexed of a run that has this outcome, or none yet.
+pub(super) fn row_of(state: &RunState, outcome: Option<Outcome>) -> Row {
+    Row {
+        namespace: state.namespace.clone(),
+        run_id: state.run_id.clone(),
+        run_no: state.run_no,
+        created_ms: state.created_ms,
+        status: run_status(outcome) as u8,
+        task: state.task.clone(),
+        tags: state.tags.clone(),
+        batch: state.batch.clone(),
+    }
+}
+
+/// The change that a run's state stands for.
+pub(super) fn change_of(state: &RunState) -> Change {
+    let row = row_of(state, state.ending.as_ref().map(|ending| ending.outcome));
+    match state.deleted_ms {
+        Some(_) => Change::Remove { namespace: row.namespace.clone(), position: row.position() },
+        None => Change::Put(row),
+    }
+}
+
+fn position_of(change: &Change) -> Position {
+    match change {
+        Change::Put(row) => row.position(),
+        Change::Remove { position, .. } => *position,
+    }
+}
+
+impl Catalog {
+    /// Notes a change that is durable and visible, and how many runs there are more by it.
+    pub(super) fn note(&self, change: Change, runs: i64) {
+        let mut state = self.state.lock();
+        if state.is_kept {
+            state.pending_runs += runs;
+            state.pending.insert(position_of(&change), change);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Begins to keep changes: somebody will apply them.
+    pub(super) fn keep(&self) {
+        self.state.lock().is_kept = true;
+    }
+
+    /// Ends the thread that applies changes.
+    pub(super) fn close(&self) {
+        self.state.lock().closing = true;
+        self.wake.notify_all();
+    }
+
+    /// Number of runs, and bytes of the index; none without an index.
+    pub(super) fn size(&self) -> Option<(u64, u64)> {
+        let (index, waiting) = {
+            let state = self.state.lock();
+            (state.index.clone()?, state.pending_runs + state.applying_runs)
+        };
+        let runs = index.len().ok()?.saturating_add_signed(waiting);
+        Some((runs, index.bytes_on_disk().unwrap_or(0)))
+    }
+
+    /// Looks through a list; none without an index. Blocks on the disk.
+    pub(super) fn list(&self, scan: &Scan) -> Option<Listed> {
+        // What waits is looked at before the index: what is applied meanwhile is then seen twice,
+        // and not never.
+        let (index, waiting) = {
+            let state = self.state.lock();
+            let all = state.applying.iter().chain(&state.pending);
+            (state.index.clone()?, all.map(|(at, change)| (*at, change.clone())).collect())
+        };
+        match index.scan(scan) {
+            Ok(found) => Some(merge(scan, found.hits, found.next, waiting)),
+            Err(error) => {
+                self.lose(&error);
+                None
+            }
+        }
+    }
+
+    fn lose(&self, error: &IndexError) {
+        tracing::warn!(%error, "the index of runs is built again");
+        self.state.lock().index = None;
+        self.wake.notify_all();
+    }
+
+    fn is_closing(&self) -> bool {
+        self.state.lock().closing
+    }
+}
+
+/// Puts what waits to be indexed in the place of what the index says of the same runs.
+fn merge(
+    scan: &Scan,
+    mut hits: Vec<Hit>,
+    next: Option<Position>,
+    waiting: BTreeMap<Position, Change>,
+) -> Listed {
+    hits.retain(|hit| !waiting.contains_key(&hit.position));
+    let wanted = |row: &Row| {
+        let position = row.position();
+        let is_had = match &scan.by {
+            By::All => true,
+            By::Tag(tag) => row.tags.contains(tag),
+            By::Batch(batch) => row.batch == *batch,
+            By::Task(task) => row.task == *task,
+            By::Status(status) => row.status == *status,
+        };
+        is_had
+            && row.namespace == scan.namespace
+            && scan.created_ms.contains(&row.created_ms)
+            && scan.after.is_none_or(|after| position < after)
+            && next.is_none_or(|next| next <= position)
+    };
+    hits.extend(waiting.into_values().filter_map(|change| match change {
+        Change::Put(row) if wanted(&row) => {
+            Some(Hit { position: row.position(), run_id: row.run_id, status: row.status })
+        }
+        Change::Put(_) | Change::Remove { .. } => None,
+    }));
+    hits.sort_unstable_by(|a, b| b.position.cmp(&a.position));
+    let limit = scan.limit.max(1);
+    let next = match hits.len() > limit {
+        true => Some(hits[limit - 1].position),
+        false => next,
+    };
+    hits.truncate(limit);
+    Listed { hits, next }
+}
+
+/// Applies changes to the index. Only one exists; a thread runs it.
+pub(super) struct Indexer {
+    shared: Arc<Shared>,
+    failures: u32,
+}
+
+impl Indexer {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, failures: 0 }
+    }
+
+    /// Opens or builds the index and keeps it up, until the store closes.
+    pub(super) fn run(mut self) {
+        let shared = self.shared.clone();
+        while !shared.catalog.is_closing() {
+            match self.open().and_then(|index| self.keep_up(index)) {
+                Ok(()) => return,
+                Err(error) => self.shared.catalog.lose(&error),
+            }
+            self.failures += 1;
+            let wait = RETRY_AFTER * 2u32.pow(self.failures.min(DOUBLINGS_MAX));
+            let mut state = shared.catalog.state.lock();
+            if !state.closing {
+                shared.catalog.wake.wait_for(&mut state, wait);
+            }
+        }
+    }
+
+    /// An index that has all runs, but for the changes that wait here.
+    fn open(&self) -> Result<GuardedIndex, IndexError> {
+        let Shared { options, store_uuid, .. } = &*self.shared;
+        let index_options = IndexOptions {
+            cache_bytes: options.index_cache_bytes,
+            ..IndexOptions::new(*store_uuid)
+        };
+        let Opened { mut index, state, discarded } =
+            GuardedIndex::open(&options.data_dir.join("index"), &index_options)?;
+        if let Some(error) = discarded {
+            tracing::warn!(%error, "the index of runs is not used");
+        }
+        let begun_at = self.shared.durable_block_no().max(1);
+        let from = match state {
+            State::Usable { applied_block } => applied_block,
+            State::Empty => 0,
+        };
+        let mut batch = Vec::with_capacity(APPLY_CHANGES_MAX);
+        let mut applied = Ok(());
+        let census = visit_packed(&self.shared, from, |_, state| {
+            batch.push(change_of(&state));
+            if batch.len() == APPLY_CHANGES_MAX {
+                applied = index.apply(&batch, from);
+                batch.clear();
+            }
+            applied.is_ok() && !self.shared.catalog.is_closing()
+        });
+        applied?;
+        if let Err(error) = census {
+            // What is damaged answers for itself when it is asked for.
+            tracing::warn!(%error, "some runs are not in the index");
+        }
+        let mut had = HashSet::new();
+        for shard in self.shared.shards() {
+            let changes: Vec<_> = shard.lock().runs().filter_map(|run| run.change()).collect();
+            had.extend(changes.iter().map(position_of));
+            for changes in changes.chunks(APPLY_CHANGES_MAX) {
+                index.apply(changes, from)?;
+            }
+        }
+        if self.shared.catalog.is_closing() {
+            return Err(IndexError::Closed);
+        }
+        index.apply(&batch, begun_at)?;
+        let mut state = self.shared.catalog.state.lock();
+        let is_new = |(at, change): &(&Position, &Change)| {
+            matches!(change, Change::Put(_)) && !had.contains(at)
+        };
+        state.pending_runs = state.pending.iter().filter(is_new).count() as i64;
+        state.index = Some(index.clone());
+        Ok(index)
+    }
+
+    /// Applies changes as they come, until the store closes.
+    fn keep_up(&mut self, mut index: GuardedIndex) -> Result<(), IndexError> {
+        let catalog = &self.shared.catalog;
+        loop {
+            let (changes, applied_block) = {
+                let mut state = catalog.state.lock();
+                while state.pending.is_empty() && !state.closing && state.index.is_some() {
+                    catalog.wake.wait(&mut state);
+                }
+                if state.index.is_none() {
+                    return Err(index.failure().unwrap_or(IndexError::Closed));
+                }
+                if !state.closing {
+                    catalog.wake.wait_for(&mut state, GATHER);
+                }
+                if state.pending.is_empty() && state.closing {
+                    break;
+                }
+                // Every change of a block below this one was noted before.
+                let applied_block = self.shared.durable_block_no();
+                let keys: Vec<_> = state.pending.keys().copied().take(APPLY_CHANGES_MAX).collect();
+                for key in keys {
+                    let Some(change) = state.pending.remove(&key) else { continue };
+                    state.applying.insert(key, change);
+                }
+                let changes: Vec<_> = state.applying.values().cloned().collect();
+                state.applying_runs += std::mem::take(&mut state.pending_runs);
+                // Behind what is left the index is not up yet.
+                (changes, state.pending.is_empty().then_some(applied_block))
+            };
+            let block = match applied_block {
+                Some(block) => block,
+                None => index.applied_block()?,
+            };
+            index.apply(&changes, block.max(1))?;
+            let mut state = catalog.state.lock();
+            state.applying.clear();
+            state.applying_runs = 0;
+            drop(state);
+            self.failures = 0;
+        }
+        catalog.state.lock().index = None;
+        index.close()
+    }
+}
+
+/// Where the last segment of a run is.
+#[derive(Clone, Copy)]
+struct Last {
+    flushed: JournalPoint,
+    pack: u64,
+    entry: u32,
+}
+
+/// Visits every run that has a segment whose frames come from block `from` of the journal or later,
+/// with the state at the end of its last segment, in the order in which they stand in packs. Ends
+/// when `visit` says false. Blocks on the disk.
+///
+/// # Errors
+/// The first damage met; the other runs were visited.
+pub(super) fn visit_packed(
+    shared: &Shared,
+    from: u64,
+    mut visit: impl FnMut(&SegmentHead, RunState) -> bool,
+) -> Result<(), Error> {
+    let shelf = shared.packs.shelf();
+    let mut damaged = shelf.check_complete();
+    let mut places: Vec<Last> = last_segments(&shelf, from, &mut damaged).into_values().collect();
+    places.sort_unstable_by_key(|last| (last.pack, last.entry));
+    let mut segments: Vec<Segment> = Vec::with_capacity(places.len());
+    for place in places {
+        let Some(pack) = shelf.pack(place.pack) else { continue };
+        match pack.entry_at(place.entry as usize) {
+            Ok(entry) => segments.push(Segment { pack: pack.clone(), entry }),
+            Err(error) => damaged = Err(error),
+        }
+    }
+    segments.sort_by_key(|segment| (segment.pack.number(), segment.entry.block));
+    for segment in segments {
+        match read_state(&segment, &shared.blocks) {
+            Ok(state) => {
+                if !visit(&segment.entry.head, state) {
+                    return Ok(());
+                }
+            }
+            Err(error) => damaged = Err(error),
+        }
+    }
+    damaged
+}
+
+fn last_segments(
+    shelf: &Shelf,
+    from: u64,
+    damaged: &mut Result<(), Error>,
+) -> HashMap<RunNo, Last> {
+    let mut lasts: HashMap<RunNo, Last> = HashMap::new();
+    for pack in shelf.packs().filter(|pack| from <= pack.listed().flushed_block) {
+        let entries = match pack.entries() {
+            Ok(entries) => entries,
+            Err(error) => {
+                *damaged = Err(error);
+                continue;
+            }
+        };
+        for (n, entry) in entries.enumerate() {
+            let Ok(entry) = entry else { continue };
+            let flushed = entry.head.flushed;
+            if flushed.block_no < from {
+                continue;
+            }
+            let last = Last { flushed, pack: pack.number(), entry: n as u32 };
+            let known = lasts.entry(entry.head.run_no).or_insert(last);
+            if known.flushed < flushed {
+                *known = last;
+            }
+        }
+    }
+    lasts
+}
