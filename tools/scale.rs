@@ -3,15 +3,21 @@
 //! ```text
 //! cargo run --release --bin braidlog-scale
 //! cargo run --release --bin braidlog-scale -- --runs 100000 --bodies random --dir /mnt/disk
+//! cargo run --release --bin braidlog-scale -- --one-run 1000000
 //! ```
 //! Every run has ten records of 128 bytes, each an append of its own that is waited for; 64 writers
 //! work at a time. The rate is measured once with 1,000 runs in the store and once with all of
 //! them. Then everything is copied into packs, the disk is measured, the process that did this is
 //! killed while it appends on, and the store is opened again.
+//!
+//! With `--one-run`, one run gets so many records, is copied into packs, and is read back after a
+//! restart: all of it, with nothing in any cache and once more, and from 100 random indices; each
+//! record is compared with what was written. Beside it stands how fast its files are read as such.
 
 #![allow(clippy::disallowed_methods, reason = "a measurement reads the clock and the disk itself")]
 
 use std::{
+    collections::VecDeque,
     fs, io,
     io::Write,
     os::unix::fs::FileExt,
@@ -24,7 +30,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use braidlog::{Append, Error, IfAbsent, NewRecord, Options, Query, RunKey, Store};
+use braidlog::{
+    Append, Error, IfAbsent, Index, NewRecord, Options, Query, RunKey, Start, Store, TailItem,
+};
 use clap::{Parser, ValueEnum};
 
 const RECORDS: u64 = 10;
@@ -47,6 +55,9 @@ struct Args {
     /// Where the data directory is made, and removed afterwards.
     #[arg(long, default_value = ".")]
     dir: PathBuf,
+    /// Measures one run of so many records instead.
+    #[arg(long, value_name = "RECORDS")]
+    one_run: Option<u64>,
     /// Fills the store, measures, then appends until it is killed; what the measurement starts.
     #[arg(long, hide = true)]
     fill: bool,
@@ -63,18 +74,157 @@ enum Bodies {
 fn main() -> io::Result<()> {
     let args = Args::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    match args.fill {
-        true => runtime.block_on(fill(&args)),
-        false => runtime.block_on(measure(&args)),
+    match (args.fill, args.one_run) {
+        (true, _) => runtime.block_on(fill(&args)),
+        (false, None) => runtime.block_on(measure(&args)),
+        (false, Some(records)) => runtime.block_on(one_run(&args, records)),
     }
+}
+
+/// Writes one long run and reads it back after a restart.
+async fn one_run(args: &Args, records: u64) -> io::Result<()> {
+    let dir = data_dir(args);
+    let _ = fs::remove_dir_all(&dir);
+    let options = Options { resident_bytes: 0, ..options(args) };
+    let store = Store::open(options.clone()).map_err(io::Error::other)?;
+    let run = RunKey::new("one");
+    let begin = Instant::now();
+    let (mut written, mut tickets) = (0, VecDeque::new());
+    while written < records {
+        let end = records.min(written + 1_000);
+        let bodies = (written..end).map(|n| NewRecord::new(long_body(args.bodies, n)));
+        let append =
+            Append { stream: "out".into(), records: bodies.collect(), ..Append::default() };
+        match store.submit(&run, append, IfAbsent::Create).await {
+            Ok(ticket) => tickets.push_back(ticket),
+            Err(Error::Busy { retry_after_ms }) => {
+                tokio::time::sleep(Duration::from_millis(retry_after_ms)).await;
+                continue;
+            }
+            Err(error) => panic!("an append failed: {error}"),
+        }
+        written = end;
+        if 16 < tickets.len() {
+            tickets.pop_front().expect("there is one").await.map_err(io::Error::other)?;
+        }
+    }
+    for ticket in tickets {
+        ticket.await.map_err(io::Error::other)?;
+    }
+    println!("{records} records written, durable: {:.2} M/s", rate(records, begin));
+    store.flush().await.map_err(io::Error::other)?;
+    store.close().await.map_err(io::Error::other)?;
+    drop(store);
+
+    let packs = drop_caches(&dir)?;
+    let begin = Instant::now();
+    let bytes: u64 = packs
+        .iter()
+        .map(|path| fs::read(path).map(|all| all.len() as u64))
+        .sum::<io::Result<u64>>()?;
+    println!("files: {} MiB, read as such, cold: {:.0} MiB/s", bytes >> 20, mib(bytes, begin));
+    let begin = Instant::now();
+    for path in &packs {
+        fs::read(path)?;
+    }
+    println!("  warm: {:.0} MiB/s", mib(bytes, begin));
+
+    drop_caches(&dir)?;
+    let store = Store::open(options).map_err(io::Error::other)?;
+    for label in ["cold", "block cache and page cache warm"] {
+        let begin = Instant::now();
+        assert_eq!(count(&store, &run).await, records);
+        let took = begin.elapsed().as_secs_f64();
+        println!(
+            "read back from 0, {label}: {:.2} M records/s, {:.0} MiB/s of its files",
+            records as f64 / took / 1e6,
+            bytes as f64 / took / (1 << 20) as f64
+        );
+    }
+    read_and_compare(args, &store, &run, 0, records).await;
+    println!("all {records} records are what was written");
+    let (mut random, begin) = (1, Instant::now());
+    for _ in 0..100 {
+        let from = step(&mut random) % records;
+        read_and_compare(args, &store, &run, from, records.min(from + 1_000)).await;
+    }
+    println!("100 reads of 1,000 records from random indices: {:.2?} each", begin.elapsed() / 100);
+    store.close().await.map_err(io::Error::other)?;
+    fs::remove_dir_all(&dir)
+}
+
+/// Reads all of the run's stream as it is stored and counts its records.
+async fn count(store: &Store, run: &RunKey) -> u64 {
+    let query = Query { stop_at_tail: true, ..Query::stream(run.clone(), "out") };
+    let mut tail = store.tail(query).await.expect("the run is there");
+    let mut count = 0;
+    loop {
+        match tail.next().await.expect("the run is sound") {
+            TailItem::Records(records, _) => count += records.count,
+            TailItem::End(..) => return count,
+            _ => {}
+        }
+    }
+}
+
+/// Reads a stretch of the run and compares every record with what was written.
+async fn read_and_compare(args: &Args, store: &Store, run: &RunKey, from: u64, until: u64) {
+    let mut query = Query::stream(run.clone(), "out").from(Start::Index(Index(from)));
+    query.bounds.until_index = (until < u64::MAX).then_some(Index(until));
+    query.stop_at_tail = true;
+    let mut tail = store.tail(query).await.expect("the run is there");
+    let mut next = from;
+    loop {
+        match tail.next().await.expect("the run is sound") {
+            TailItem::Records(records, _) => {
+                for record in records.decode().expect("sound") {
+                    assert_eq!(record.index, next);
+                    assert_eq!(record.data, long_body(args.bodies, next), "record {next}");
+                    next += 1;
+                }
+            }
+            TailItem::End(..) => break assert_eq!(next, until, "all of it"),
+            _ => {}
+        }
+    }
+}
+
+fn long_body(bodies: Bodies, n: u64) -> Vec<u8> {
+    let mut random = n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    body_of(bodies, 7, n, &mut random)
+}
+
+fn rate(count: u64, begin: Instant) -> f64 {
+    count as f64 / begin.elapsed().as_secs_f64() / 1e6
+}
+
+fn mib(bytes: u64, begin: Instant) -> f64 {
+    bytes as f64 / begin.elapsed().as_secs_f64() / (1 << 20) as f64
+}
+
+/// Forgets the cached pages of all packs; returns their paths.
+fn drop_caches(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let packs = fs::read_dir(dir.join("packs"))?.map(|entry| entry.map(|entry| entry.path()));
+    let packs = packs.collect::<io::Result<Vec<_>>>()?;
+    for path in &packs {
+        let file = fs::File::open(path)?;
+        file.sync_all()?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    }
+    Ok(packs)
 }
 
 fn data_dir(args: &Args) -> PathBuf {
     args.dir.join("braidlog-scale-data")
 }
 
+/// Memory budgets of 768 MiB in all.
 fn options(args: &Args) -> Options {
-    Options::new(data_dir(args))
+    Options {
+        unflushed_bytes_max: 448 << 20,
+        index_cache_bytes: 16 << 20,
+        ..Options::new(data_dir(args))
+    }
 }
 
 /// The measurement: fills in a process of its own, kills it, opens again.
@@ -83,9 +233,10 @@ async fn measure(args: &Args) -> io::Result<()> {
     let _ = fs::remove_dir_all(&dir);
     println!("device probe, 4 KiB overwrite + fdatasync: p50 {:?}", probe(&args.dir)?);
     let options = options(args);
-    let budgets = options.ring_bytes + options.resident_bytes + options.cache_bytes;
-    let waiting = options.unflushed_bytes_max as usize - options.ring_bytes;
-    println!("memory budgets: {} MiB", (budgets + waiting + options.ingest_bytes) >> 20);
+    let frames = (options.unflushed_bytes_max as usize).max(options.ring_bytes);
+    let rest = options.resident_bytes + options.cache_bytes + options.ingest_bytes;
+    let index = options.index_cache_bytes as usize;
+    println!("memory budgets: {} MiB in all", (frames + rest + index) >> 20);
 
     let bodies = args.bodies.to_possible_value().expect("none is hidden");
     let mut child = Command::new(std::env::current_exe()?)
@@ -237,15 +388,19 @@ impl Filler {
     }
 
     fn body(&self, run: u64, n: u64, random: &mut u64) -> Vec<u8> {
-        let mut body = match self.bodies {
-            Bodies::Json => chunk(run, n, random),
-            Bodies::Random => {
-                std::iter::from_fn(|| Some(step(random).to_le_bytes())).take(16).flatten().collect()
-            }
-        };
-        body.resize(RECORD_BYTES, b' ');
-        body
+        body_of(self.bodies, run, n, random)
     }
+}
+
+fn body_of(bodies: Bodies, run: u64, n: u64, random: &mut u64) -> Vec<u8> {
+    let mut body = match bodies {
+        Bodies::Json => chunk(run, n, random),
+        Bodies::Random => {
+            std::iter::from_fn(|| Some(step(random).to_le_bytes())).take(16).flatten().collect()
+        }
+    };
+    body.resize(RECORD_BYTES, b' ');
+    body
 }
 
 /// A piece of text as a model's stream has it.
