@@ -456,3 +456,61 @@ fn options_that_cannot_work_are_refused_by_name() {
         assert!(matches!(Store::open(options), Err(OpenError::Options { .. })));
     }
 }
+
+#[tokio::test]
+async fn what_is_trimmed_gives_its_space_back_and_is_told_as_one_gap() {
+    let folder = TempDir::new().expect("folder");
+    let store = open(&folder);
+    let run = RunKey::new("run_1");
+    let append = |n: u32| Append {
+        stream: if n.is_multiple_of(4) { "other".into() } else { "out".into() },
+        records: vec![NewRecord::new([&n.to_le_bytes()[..], &[7; 1_000]].concat())],
+        ..Append::default()
+    };
+    for n in 0..400 {
+        store.append(&run, append(n), IfAbsent::Create).await.expect("appended");
+    }
+    let bounds = Bounds { records: Some(50), ..Bounds::default() };
+    let middle = Query { bounds, ..Query::run(run.clone()).from(Start::Seq(Seq(100))) };
+    let before = store.read(middle).await.expect("page");
+    store.flush().await.expect("flushed");
+    let packed = store.stats().disk.live_bytes;
+    for (stream, trim) in [("out", 280), ("other", 90)] {
+        let trim = Trim { run_uid: None, stream: stream.into(), trim: Index(trim) };
+        store.trim(&run, trim).await.expect("trimmed");
+    }
+    store.flush().await.expect("flushed");
+    let stats = store.stats();
+    assert!(stats.disk.live_bytes * 4 < packed * 3, "{packed} before, now {:?}", stats.disk);
+
+    let check = async |store: &Store| {
+        let query = Query { stop_at_tail: true, allow_gap: true, ..Query::run(run.clone()) };
+        let mut tail = store.tail(query).await.expect("tail");
+        let (mut gaps, mut seqs) = (Vec::new(), Vec::new());
+        loop {
+            match tail.next().await.expect("item") {
+                TailItem::Gap(gap, _) => gaps.push((gap.stream.0, gap.from.0, gap.to.0)),
+                TailItem::Records(records, _) => {
+                    seqs.extend(records.decode().expect("records").iter().map(|record| record.seq));
+                }
+                TailItem::End(..) => break,
+                _ => {}
+            }
+        }
+        gaps.sort_unstable();
+        assert_eq!(gaps, [(1, 0, 90), (2, 0, 280)]);
+        assert_eq!(seqs.len(), 1 + 20 + 10, "the creation and what is kept");
+        let query = Query { allow_gap: true, ..Query::stream(run.clone(), "out") };
+        let page = store.read(query.from(Start::Index(Index(100)))).await.expect("page");
+        assert_eq!((page.gaps.len(), page.records.count), (1, 20));
+        assert_eq!((page.gaps[0].from, page.gaps[0].to), (Index(100), Index(280)));
+        let query = Query { allow_gap: true, ..Query::run(run.clone()) };
+        let cursor = before.cursor.to_string();
+        let page = store.read(query.from(Start::Cursor(cursor))).await.expect("resumed in the gap");
+        assert_eq!(page.records.count, 30);
+    };
+    check(&store).await;
+    store.close().await.expect("closed");
+    drop(store);
+    check(&open(&folder)).await;
+}

@@ -40,8 +40,9 @@ use crate::{
         manifest::Edit,
         pack::{PackHeader, PackKind},
         segment::{JournalPoint, SegmentHead},
+        wire,
     },
-    record::{RunNo, Seq},
+    record::{Index, RunNo, Seq},
     segment::{NewSegment, PackWriter, Segment},
 };
 
@@ -53,6 +54,8 @@ const SEGMENT_BYTES: u64 = 32 << 20;
 const OWN_PACK_BYTES: u64 = 8 << 20;
 /// Segments of a closed run from which on it is made one.
 const FRAGMENTS_MAX: usize = 4;
+/// Bytes of a run's segments below which it is not worth looking for what is trimmed of them.
+const MERGED_BYTES_MIN: u64 = 64 << 10;
 /// Packs that may fail one after the other before the store stops.
 const FAILURES_MAX: u32 = 3;
 /// How long after a pack could not be written the next attempt is made.
@@ -198,10 +201,26 @@ struct Snapshot {
 }
 
 /// Whether segments are to be made one with what follows them: so many that they are read slowly,
-/// and so small that it costs little.
-fn is_fragmented(segments: &[Segment], bytes: u64) -> bool {
+/// or mostly trimmed, and so small that it costs little.
+fn is_worth_merging(segments: &[Segment], state: &RunState, bytes: u64) -> bool {
     let all: u64 = segments.iter().map(|segment| segment.entry.head.raw_bytes).sum();
-    FRAGMENTS_MAX <= segments.len() && all + bytes <= SEGMENT_BYTES
+    let is_fragmented = state.ending.is_some() && FRAGMENTS_MAX <= segments.len();
+    let is_trimmed = MERGED_BYTES_MIN <= all && 2 * state.kept_bytes() <= all;
+    (is_fragmented || is_trimmed) && all + bytes <= SEGMENT_BYTES
+}
+
+/// Adds a frame to those that are kept; frames whose records are all trimmed become one stub.
+fn keep(frames: &mut Vec<Frame>, frame: Frame, state: &RunState) {
+    let has_any = frame.is_stub()
+        || frame.header.count == 0
+        || wire::skim_all(frame.records_slice())
+            .map_while(Result::ok)
+            .any(|record| state.stream(record.stream).trim <= record.index);
+    if has_any && !frame.is_stub() {
+        return frames.push(frame);
+    }
+    let before = frames.pop_if(|before| before.is_stub());
+    frames.push(frame.to_stub(before.as_ref()));
 }
 
 /// Frames of a run that are to be copied.
@@ -397,8 +416,8 @@ impl Flusher {
             round.pack = Some(OpenPack::new(self.begin_pack(PackKind::Shared)?));
         }
         let is_deleted = snapshot.state.deleted_ms.is_some();
-        let merged = match has_earlier && snapshot.state.ending.is_some() && !is_deleted {
-            true => self.to_merge(&snapshot, bytes)?,
+        let merged = match has_earlier && !is_deleted {
+            true => self.to_merge(&snapshot.state, snapshot.name_hash, bytes)?,
             false => Vec::new(),
         };
         let buries = is_deleted || !merged.is_empty();
@@ -475,16 +494,22 @@ impl Flusher {
         ended_ms.zip(age_ms).map_or(0, |(ended_ms, age_ms)| ended_ms.saturating_add(age_ms))
     }
 
-    /// The frames of a closed run's segments, if it is worth making them one with the last frames.
-    fn to_merge(&self, snapshot: &Snapshot, bytes: u64) -> Result<Vec<Frame>, Error> {
+    /// The frames of a run's segments, if it is worth making them one with the last frames: of a
+    /// closed run in many pieces, or of one of which much is trimmed.
+    fn to_merge(&self, state: &RunState, name_hash: u64, bytes: u64) -> Result<Vec<Frame>, Error> {
+        let has_trimmed = state.streams.iter().any(|stream| Index::ZERO < stream.trim);
+        if state.ending.is_none() && !has_trimmed {
+            return Ok(Vec::new());
+        }
         let merge = || {
-            let shelf = self.shared.packs.shelf();
-            let segments = shelf.segments_of(snapshot.name_hash, snapshot.run_no)?;
+            let segments = self.shared.packs.shelf().segments_of(name_hash, state.run_no)?;
             let mut frames = Vec::new();
-            if is_fragmented(&segments, bytes) {
+            if is_worth_merging(&segments, state, bytes) {
                 for segment in &segments {
                     for part in &segment.tail(&self.shared.blocks)?.parts {
-                        frames.extend(segment.read(part, &self.shared.blocks)?.frames);
+                        for frame in segment.read(part, &self.shared.blocks)?.frames {
+                            keep(&mut frames, frame, state);
+                        }
                     }
                 }
             }

@@ -9,7 +9,7 @@ use crate::{
     error::{Corruption, Error},
     format::{
         Damage, file_name,
-        frame::Chain,
+        frame::{Chain, Frame},
         segment::{Part, SegmentTail},
     },
     record::{Index, RunNo, Seq, StreamNo},
@@ -30,7 +30,8 @@ pub(super) enum Question {
 /// The answer to a [`Question`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    Chain(Chain),
+    /// None if the record before is trimmed, and its frame gone.
+    Chain(Option<Chain>),
     Seq(Seq),
     Index(Index),
 }
@@ -65,7 +66,11 @@ impl History {
     /// [`Error::Corrupt`], [`Error::Io`].
     pub(super) fn answer(&self, shared: &Shared, question: Question) -> Result<Answer, Error> {
         match question {
-            Question::ChainAt(seq) => self.chain_at(shared, seq).map(Answer::Chain),
+            Question::ChainAt(seq) => {
+                let frame = self.frame_before(shared, seq)?;
+                let is_known = !frame.is_stub() || frame.next_seq() == seq;
+                Ok(Answer::Chain(is_known.then_some(frame.header.chain)))
+            }
             Question::SeqOf(stream, index) => self.seq_of(shared, stream, index).map(Answer::Seq),
             Question::IndexAt(stream, seq) => self.index_at(shared, stream, seq).map(Answer::Index),
         }
@@ -114,18 +119,18 @@ impl History {
         let behind = tail.parts.iter().find(|part| part.first_seq == next);
         let chain = match chain.or(behind.map(|part| part.records_chain)) {
             Some(chain) => chain,
-            None => self.chain_at(shared, next)?,
+            None => self.frame_before(shared, next)?.header.chain,
         };
         Ok(Stretch { frames, next, chain })
     }
 
-    fn chain_at(&self, shared: &Shared, seq: Seq) -> Result<Chain, Error> {
+    /// The frame, or stub, that holds the record before `seq`.
+    fn frame_before(&self, shared: &Shared, seq: Seq) -> Result<Frame, Error> {
         let Some(before) = seq.0.checked_sub(1) else { return Err(self.missing(seq)) };
         let (segment, tail) = self.segment_with(shared, Seq(before))?;
         let part = part_with(&tail, Seq(before)).ok_or_else(|| self.missing(seq))?;
-        let frames = segment.read(part, &shared.blocks)?.frames;
-        let holds = frames.iter().find(|frame| before < frame.next_seq().0);
-        holds.map(|frame| frame.header.chain).ok_or_else(|| self.missing(seq))
+        let mut frames = segment.read(part, &shared.blocks)?.frames.into_iter();
+        frames.find(|frame| before < frame.next_seq().0).ok_or_else(|| self.missing(seq))
     }
 
     fn seq_of(&self, shared: &Shared, stream: StreamNo, index: Index) -> Result<Seq, Error> {

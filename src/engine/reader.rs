@@ -285,6 +285,12 @@ impl Reader {
                 return Ok(());
             }
             self.first_index = None;
+            if self.single == Some(record.stream) && self.position.index < record.index {
+                // What is between is trimmed, and gone.
+                let (from, to) = (self.position.index, record.index);
+                batch.flush(self.position, found);
+                self.tell_gap(Gap { stream: record.stream, from, to }, found);
+            }
             let trim = filter.trims.get(record.stream.0 as usize).copied().unwrap_or_default();
             if record.index < trim {
                 batch.flush(self.position, found);
@@ -304,10 +310,25 @@ impl Reader {
                 return Ok(());
             }
         }
+        if frame.is_stub() && self.single.is_none() {
+            batch.flush(self.position, found);
+            self.tell_trimmed(filter, found);
+        }
         if self.position.seq < frame.next_seq() {
             self.pass(frame, frame.next_seq());
         }
         Ok(())
+    }
+
+    /// Tells what is trimmed of all streams that are read: records of some of them are gone.
+    fn tell_trimmed(&mut self, filter: &Filter, found: &mut Vec<Found>) {
+        for (stream, &to) in filter.trims.iter().enumerate() {
+            let stream = StreamNo(stream as u32);
+            let from = self.gaps_told.get(&stream).copied().unwrap_or_default();
+            if filter.wants(stream) && from < to {
+                self.tell_gap(Gap { stream, from, to }, found);
+            }
+        }
     }
 
     /// Tells a gap once, however many trimmed records are met on the way through it.

@@ -52,9 +52,10 @@ struct Log<'a> {
 }
 
 impl Log<'_> {
-    fn chain_at(&self, seq: Seq) -> Result<Chain, Unresolved> {
+    /// None if what was there is trimmed.
+    fn chain_at(&self, seq: Seq) -> Result<Option<Chain>, Unresolved> {
         match self.published.chain_at(seq) {
-            Ok(chain) => Ok(chain),
+            Ok(chain) => Ok(Some(chain)),
             Err(Earlier) => match self.answers.get(Question::ChainAt(seq))? {
                 Answer::Chain(chain) => Ok(chain),
                 _ => unreachable!("a chain was asked for"),
@@ -140,7 +141,9 @@ pub(super) fn find_start(
         (Some(stream), None) => log.index_at(stream, from.seq)?,
         (None, None) => Index::ZERO,
     };
-    let at = Position { seq: from.seq, chain: log.chain_at(from.seq)?, index };
+    // Of a place in the middle of what is trimmed nothing can be proven, now or later.
+    let chain = log.chain_at(from.seq)?.unwrap_or(Chain(0));
+    let at = Position { seq: from.seq, chain, index };
     Ok(Beginning { at, index: from.index })
 }
 
@@ -208,9 +211,12 @@ fn resume(log: &Log<'_>, query: &Query, text: &str) -> Result<Seq, Unresolved> {
     Err(Refusal::HistoryChanged { common_seq, trim, tail }.into())
 }
 
-/// Whether a cursor of this run was made on this log.
+/// Whether a cursor of this run was made on this log, as far as that is known still.
 fn fits(log: &Log<'_>, cursor: &Cursor) -> Result<bool, Unresolved> {
-    Ok(cursor.seq <= log.published.durable && log.chain_at(cursor.seq)? == cursor.chain)
+    if log.published.durable < cursor.seq {
+        return Ok(false);
+    }
+    Ok(log.chain_at(cursor.seq)?.is_none_or(|chain| chain == cursor.chain))
 }
 
 /// Refuses a start that has been trimmed.

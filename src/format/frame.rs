@@ -16,6 +16,11 @@
 //! a scan that no frame is missing or out of order. `count` may be 0: then `first_seq` is the
 //! run's tail, and chain and state advance while seq does not. A frame is copied verbatim from
 //! file to file.
+//!
+//! A **stub** stands for one frame, or for several that follow each other, whose records are all
+//! trimmed: `first_seq` and `time_ms` of the first, all of their records in `count`, crc and chain
+//! of the last, and no content. So the chain still links behind it. Stubs stand in segments only,
+//! where the CRC of the block covers them; their own is that of the frame they stand for.
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
@@ -114,6 +119,32 @@ impl Frame {
         Effects::decode(bytes).map_err(|_| Damage::Message { what: "effects" })
     }
 
+    /// Whether it stands for frames whose records are trimmed.
+    pub fn is_stub(&self) -> bool {
+        self.header.flags & FLAG_STUB != 0
+    }
+
+    /// The stub that stands for this frame, and for those before it that `before` stands for.
+    pub fn to_stub(&self, before: Option<&Frame>) -> Frame {
+        let first = before.map_or(&self.header, |before| &before.header);
+        let header = FrameHeader {
+            flags: (self.header.flags | first.flags) & !FLAG_EFFECTS | FLAG_STUB,
+            first_seq: first.first_seq,
+            count: (self.next_seq().0 - first.first_seq.0) as u32,
+            records_len: 0,
+            time_ms: first.time_ms,
+            ..self.header
+        };
+        let mut bytes = self.bytes[..FRAME_HEADER_BYTES].to_vec();
+        put_u32(&mut bytes, 0, FRAME_HEADER_BYTES as u32 - 4);
+        bytes[13] = header.flags;
+        put_u64(&mut bytes, 24, header.first_seq.0);
+        put_u32(&mut bytes, 32, header.count);
+        put_u32(&mut bytes, 36, 0);
+        put_u64(&mut bytes, 40, header.time_ms);
+        Frame { header, bytes: bytes.into() }
+    }
+
     /// Seq after the last record.
     pub fn next_seq(&self) -> Seq {
         self.header.first_seq + u64::from(self.header.count)
@@ -149,7 +180,8 @@ impl Frame {
             records_len: get_u32(bytes, 36),
             time_ms: get_u64(bytes, 40),
         };
-        if header.crc != crc_of(&[&bytes[..4], &bytes[12..len]]) {
+        let is_stub = header.flags & FLAG_STUB != 0 && len == FRAME_HEADER_BYTES;
+        if !is_stub && header.crc != crc_of(&[&bytes[..4], &bytes[12..len]]) {
             return Err(Damage::ContentCrc);
         }
         check_header(&header, bytes, len)?;

@@ -95,7 +95,7 @@ pub struct Part {
     pub first_seq: Seq,
     /// Chain of the last frame with records before them.
     pub records_chain: Chain,
-    /// The streams of the records, each once.
+    /// The streams of the records that are there, each once.
     pub streams: Vec<PartStream>,
 }
 
@@ -116,9 +116,12 @@ impl Part {
         self.first_seq + u64::from(self.count)
     }
 
-    /// The stream of all records, if they have one in common.
+    /// The stream of all records, if they have one in common and none is trimmed away.
     pub fn only(&self) -> Option<StreamNo> {
-        (self.streams.len() == 1).then(|| self.streams[0].stream)
+        match &self.streams[..] {
+            [only] if only.count == self.count => Some(only.stream),
+            _ => None,
+        }
     }
 }
 
