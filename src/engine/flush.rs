@@ -55,7 +55,7 @@ const OWN_PACK_BYTES: u64 = 8 << 20;
 /// Segments of a closed run from which on it is made one.
 const FRAGMENTS_MAX: usize = 4;
 /// Bytes of a run's segments below which it is not worth looking for what is trimmed of them.
-const MERGED_BYTES_MIN: u64 = 64 << 10;
+const MERGED_BYTES_MIN: u64 = 16 << 10;
 /// Packs that may fail one after the other before the store stops.
 const FAILURES_MAX: u32 = 3;
 /// How long after a pack could not be written the next attempt is made.
