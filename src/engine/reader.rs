@@ -285,17 +285,19 @@ impl Reader {
                 return Ok(());
             }
             self.first_index = None;
-            if self.single == Some(record.stream) && self.position.index < record.index {
-                // What is between is trimmed, and gone.
-                let (from, to) = (self.position.index, record.index);
+            let trim = filter.trims.get(record.stream.0 as usize).copied().unwrap_or_default();
+            let is_single = self.single == Some(record.stream);
+            let from = if is_single { self.position.index } else { record.index };
+            let to = record.index.max(trim);
+            if from < to {
+                // Of what is trimmed, some may be gone, and some may still be there.
                 batch.flush(self.position, found);
                 self.tell_gap(Gap { stream: record.stream, from, to }, found);
+                if is_single {
+                    self.position.index = to;
+                }
             }
-            let trim = filter.trims.get(record.stream.0 as usize).copied().unwrap_or_default();
             if record.index < trim {
-                batch.flush(self.position, found);
-                let gap = Gap { stream: record.stream, from: record.index, to: trim };
-                self.tell_gap(gap, found);
                 continue;
             }
             batch.add_part(&records, piece.clone());
