@@ -216,8 +216,13 @@ fn check_empty(platform: &Platform, names: &[String]) -> Result<(), OpenError> {
     if names.iter().any(lost) {
         return Err(corruption(&file_name::store(), 0, Damage::Missing).into());
     }
-    let ours = ["LOCK", "journal", "packs", "tmp", "index", "lost+found"];
-    match names.iter().find(|name| !ours.contains(&name.as_str())) {
+    let folders = [file_name::journal(), file_name::packs(), file_name::tmp(), file_name::index()];
+    let is_ours = |name: &String| {
+        *name == *file_name::lock().name()
+            || *name == "lost+found"
+            || folders.iter().any(|folder| *name == *folder.name())
+    };
+    match names.iter().find(|name| !is_ours(name)) {
         Some(name) => Err(OpenError::NotAStore {
             location: platform.vfs.location().display().to_string(),
             name: name.clone(),

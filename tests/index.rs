@@ -1,5 +1,8 @@
 //! The secondary index: one suite for every implementation, and damage to the one that is stored.
 
+#![allow(clippy::disallowed_methods, reason = "a test damages files, and takes the time")]
+#![allow(clippy::unwrap_used, reason = "what fails here fails its test")]
+
 use std::{ops::Range, path::Path, sync::Arc};
 
 use braidlog::{
@@ -408,12 +411,12 @@ mod stored {
     }
 
     fn rows_of(block: u64) -> impl Iterator<Item = Row> {
-        // Some of the block before change, too. Few blocks with many rows: most of what is on disk
-        // is in use, and damage seldom meets what nobody reads any more.
+        // Some of the block before change, too. Long names make many leaves of few rows.
         ((block * 900).saturating_sub(100)..block * 900 + 900).map(move |no| Row {
             status: if no % 3 == block % 3 { 5 } else { STATUS_COMPLETED },
             task: if no % 2 == 0 { "task".into() } else { "".into() },
             tags: vec![format!("tag {}", no % 12).into()],
+            run_id: format!("{no}{}", "x".repeat(400)).into(),
             ..row(no)
         })
     }
@@ -446,6 +449,12 @@ mod stored {
             let (mut index, _) = open(dir.path());
             let mut history = vec![Model::default()];
             for block in 0..BLOCKS {
+                if block == BLOCKS / 2 {
+                    // From here on there is a snapshot, and what is older is not read when the
+                    // database is opened.
+                    index.close().unwrap();
+                    index = open(dir.path()).0;
+                }
                 let changes: Vec<_> = rows_of(block).map(Change::Put).collect();
                 index.apply(&changes, block + 1).unwrap();
                 let mut model = history.last().unwrap().clone();
@@ -501,12 +510,14 @@ mod stored {
         bytes.truncate(numbers.below(bytes.len()));
     }
 
+    #[allow(clippy::ptr_arg, reason = "one kind of damage among others")]
     fn zero_a_page(bytes: &mut Vec<u8>, numbers: &Numbers) {
         let start = numbers.below(bytes.len().div_ceil(4_096)) * 4_096;
         let end = bytes.len().min(start + 4_096);
         bytes[start..end].fill(0);
     }
 
+    #[allow(clippy::ptr_arg, reason = "one kind of damage among others")]
     fn flip_a_bit(bytes: &mut Vec<u8>, numbers: &Numbers) {
         let at = numbers.below(bytes.len());
         bytes[at] ^= 1 << numbers.below(8);
@@ -543,9 +554,6 @@ mod stored {
                         State::Empty => {
                             discarded += 1;
                             assert!(opened.discarded.is_some());
-                            if true {
-                                println!("WHY {}", opened.discarded.as_ref().unwrap());
-                            }
                             assert_eq!(opened.index.len().unwrap(), 0);
                         }
                     }
@@ -572,12 +580,12 @@ mod stored {
 
     #[test]
     fn a_damaged_index_that_was_closed_is_whole_or_discarded() {
-        demand_all_or_nothing(&Image::closed(), 80);
+        demand_all_or_nothing(&Image::closed(), 50);
     }
 
     #[test]
     fn a_damaged_index_that_was_in_use_is_whole_or_discarded() {
-        demand_all_or_nothing(&Image::crashed(), 80);
+        demand_all_or_nothing(&Image::crashed(), 50);
     }
 
     #[test]

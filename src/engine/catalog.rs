@@ -10,6 +10,7 @@
 //! What it deliberately does not do: say what a run is like now. A hit is checked against its run.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
@@ -21,11 +22,15 @@ use super::{request::run_status, shared::Shared};
 use crate::{
     core::RunState,
     error::Error,
-    format::segment::{JournalPoint, SegmentHead},
+    format::{
+        file_name,
+        segment::{JournalPoint, SegmentHead},
+    },
     index::{
         APPLY_CHANGES_MAX, By, Change, GuardedIndex, Hit, IndexError, IndexOptions, Opened,
         Position, Row, Scan, SecondaryIndex, State,
     },
+    platform::os,
     proto::Outcome,
     record::RunNo,
     recovery::read_state,
@@ -36,8 +41,13 @@ use crate::{
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Times that it is doubled.
 const DOUBLINGS_MAX: u32 = 8;
-/// How long changes may gather before they are applied together.
-const GATHER: Duration = Duration::from_millis(50);
+/// How long changes may gather before they are applied together: the database takes more space the
+/// fewer there are at once.
+const GATHER: Duration = Duration::from_millis(500);
+/// Bytes that the index may take, and those for every run: beyond it, it is built anew, because the
+/// database is slow to use space again.
+const BYTES_MAX: u64 = 64 << 20;
+const RUN_BYTES_MAX: u64 = 1_500;
 
 /// What is waiting to be indexed, and the index.
 #[derive(Default)]
@@ -189,7 +199,7 @@ fn merge(
         }
         Change::Put(_) | Change::Remove { .. } => None,
     }));
-    hits.sort_unstable_by(|a, b| b.position.cmp(&a.position));
+    hits.sort_unstable_by_key(|hit| Reverse(hit.position));
     let limit = scan.limit.max(1);
     let next = match hits.len() > limit {
         true => Some(hits[limit - 1].position),
@@ -234,11 +244,20 @@ impl Indexer {
             cache_bytes: options.index_cache_bytes,
             ..IndexOptions::new(*store_uuid)
         };
-        let Opened { mut index, state, discarded } =
-            GuardedIndex::open(&options.data_dir.join("index"), &index_options)?;
-        if let Some(error) = discarded {
+        let folder = options.data_dir.join(file_name::index().as_str());
+        let mut opened = GuardedIndex::open(&folder, &index_options)?;
+        if let Some(error) = opened.discarded.take() {
             tracing::warn!(%error, "the index of runs is not used");
         }
+        if !self.is_worth_keeping(&opened)? {
+            opened.index.close()?;
+            os::remove_tree(&folder).map_err(|source| IndexError::Io {
+                operation: "removing",
+                source: Arc::new(source),
+            })?;
+            opened = GuardedIndex::open(&folder, &index_options)?;
+        }
+        let Opened { mut index, state, .. } = opened;
         let begun_at = self.shared.durable_block_no().max(1);
         let from = match state {
             State::Usable { applied_block } => applied_block,
@@ -278,6 +297,14 @@ impl Indexer {
         state.pending_runs = state.pending.iter().filter(is_new).count() as i64;
         state.index = Some(index.clone());
         Ok(index)
+    }
+
+    /// Whether an index is one of this log, and not too large for what it holds.
+    fn is_worth_keeping(&self, opened: &Opened) -> Result<bool, IndexError> {
+        let State::Usable { applied_block } = opened.state else { return Ok(true) };
+        let bytes_max = BYTES_MAX + opened.index.len()? * RUN_BYTES_MAX;
+        Ok(applied_block <= self.shared.durable_block_no().max(1)
+            && opened.index.bytes_on_disk()? <= bytes_max)
     }
 
     /// Applies changes as they come, until the store closes.

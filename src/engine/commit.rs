@@ -187,7 +187,9 @@ impl Committer {
                 let shard = self.shared.shard(vshard);
                 let (bytes, change) = shard.lock().publish(frame, at, end, &facts);
                 self.shared.unflushed.add(bytes);
-                change.map(|(change, runs)| self.shared.catalog.note(change, runs));
+                if let Some((change, runs)) = change {
+                    self.shared.catalog.note(change, runs);
+                }
                 at.position += at.len;
                 permits.extend(permit);
             }

@@ -19,19 +19,11 @@ use crate::{
     core::{Refusal, RunState},
     error::Error,
     index::{By, Change, Hit, Position, Scan},
-    record::{LIST_ROWS_MAX, RunNo, vshard_of},
+    record::{LIST_ROWS_MAX, vshard_of},
 };
 
 /// Runs of the index that are looked at for one page, about.
 const LOOKS_MAX: usize = 10_000;
-
-/// What is known of a run that the index names.
-enum Looked {
-    /// It is in memory; here it is if it is wanted.
-    Here(Option<RunInfo>),
-    /// It is not in memory.
-    Away,
-}
 
 impl Store {
     /// Lists the runs of a namespace that pass the filters, newest created first, page by page: all
@@ -70,9 +62,15 @@ impl Store {
     async fn look_at(&self, list: &ListRuns, hits: Vec<Hit>) -> Result<Vec<RunInfo>, Error> {
         let (mut rows, mut away, mut in_flight) = (Vec::new(), Vec::new(), false);
         for hit in hits.into_iter().filter(|hit| hit.run_id.starts_with(&list.prefix)) {
-            match self.look_in_memory(list, hit.position.run_no, &mut in_flight) {
-                Looked::Here(row) => rows.extend(row.map(|row| (hit.position, row))),
-                Looked::Away => away.push(hit),
+            let run_no = hit.position.run_no;
+            let shard = self.shared.shard(run_no.vshard()).lock();
+            match shard.resident(run_no) {
+                Some(run) => {
+                    in_flight |= 0 < run.in_flight;
+                    let wanted = is_wanted(list, &run.state);
+                    rows.extend(wanted.then(|| (hit.position, RunInfo::row(&run.state))));
+                }
+                None => away.push(hit),
             }
         }
         if in_flight {
@@ -86,13 +84,6 @@ impl Store {
         }
         rows.sort_unstable_by_key(|(position, _)| Reverse(*position));
         Ok(rows.into_iter().map(|(_, row)| row).collect())
-    }
-
-    fn look_in_memory(&self, list: &ListRuns, run_no: RunNo, in_flight: &mut bool) -> Looked {
-        let shard = self.shared.shard(run_no.vshard()).lock();
-        let Some(run) = shard.resident(run_no) else { return Looked::Away };
-        *in_flight |= 0 < run.in_flight;
-        Looked::Here(is_wanted(list, &run.state).then(|| RunInfo::row(&run.state)))
     }
 
     /// Looks through all runs there are.

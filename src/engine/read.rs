@@ -18,7 +18,7 @@ use crate::{
 
 /// What came of opening a reader.
 enum Opening {
-    Tail(Tail),
+    Tail(Box<Tail>),
     /// The run's creation is not durable yet.
     NotYet,
     /// Segments have to be asked first.
@@ -123,7 +123,7 @@ impl Store {
             let opened = self
                 .with_run(&query.run, |store, run| store.open_reader(run, query, &check, &answers));
             match opened.await? {
-                Opening::Tail(tail) => return Ok(tail),
+                Opening::Tail(tail) => return Ok(*tail),
                 Opening::NotYet => self.barrier().await?,
                 Opening::Ask(question, name_hash, run_no) => {
                     let shared = self.shared.clone();
@@ -150,7 +150,7 @@ impl Store {
         match Reader::open(run, query, answers) {
             Ok(reader) => {
                 let wake = run.published.subscribe();
-                Ok(Opening::Tail(Tail::new(self.shared.clone(), wake, reader)))
+                Ok(Opening::Tail(Box::new(Tail::new(self.shared.clone(), wake, reader))))
             }
             Err(Unresolved::Refused(refusal)) => Err(refusal.into()),
             Err(Unresolved::Ask(question)) => {

@@ -42,6 +42,11 @@ pub fn journal() -> RelPath {
     RelPath::new("journal")
 }
 
+/// Directory of the index of runs, which is derived.
+pub fn index() -> RelPath {
+    RelPath::new("index")
+}
+
 /// Directory of files before their rename.
 pub fn tmp() -> RelPath {
     RelPath::new("tmp")

@@ -65,7 +65,7 @@ pub struct SegmentHead {
 
 impl SegmentHead {
     pub(super) fn flags(&self) -> u32 {
-        u32::from(self.is_first) * FLAG_FIRST | u32::from(self.is_deleted) * FLAG_DELETED
+        (u32::from(self.is_first) * FLAG_FIRST) | (u32::from(self.is_deleted) * FLAG_DELETED)
     }
 
     /// Sets the fields that flags stand for.

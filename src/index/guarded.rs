@@ -154,7 +154,8 @@ impl SecondaryIndex for GuardedIndex {
     }
 }
 
-#[cfg(all(test, feature = "sled"))]
+#[cfg(feature = "sled")]
+#[cfg(test)]
 mod tests {
     use std::thread;
 

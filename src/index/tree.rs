@@ -12,6 +12,7 @@ use std::{
     ops::{Bound, Range},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -19,11 +20,14 @@ use super::{
     check_count,
     leaf::{self, Entry, Fill, KEY_BYTES, Key, ListId, Run, SUMMARY_KEY, Summary, Total},
 };
+use crate::platform::os;
 
 /// Leaves that one step of verifying looks at, at most: so few that a step is never slow.
 const VERIFY_STEP_LEAVES: usize = 10_000;
 /// How often sled syncs its file, and looks for space to use again.
 const FLUSH_EVERY_MS: u64 = 500;
+/// How long another handle on the database may take to go away.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// An index in a directory.
 #[derive(Debug)]
@@ -72,6 +76,8 @@ impl SledIndex {
 
     /// The index of a directory. It is used only after [`SledIndex::verify`] is done.
     pub(super) fn open(dir: &Path, options: &IndexOptions) -> Result<Self, IndexError> {
+        // Jobs that sled left behind when it was closed hold its lock for a little longer.
+        os::wait_unlocked(&dir.join("db"), LOCK_PATIENCE);
         let tree = open_tree(dir, options)?;
         let bytes = tree.get(SUMMARY_KEY).map_err(failed("opening"))?;
         let summary = bytes.and_then(|bytes| Summary::decode(&bytes));

@@ -29,6 +29,9 @@ use super::{Clock, Entropy, File, Mapped, Open, Platform, RelPath, Space, Vfs};
 /// the binary.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
+/// How often a lock that somebody holds is tried again.
+const LOCK_POLL: Duration = Duration::from_millis(5);
+
 /// The platform for a data directory, which [`OsVfs::create_root`] can make.
 pub fn platform(data_dir: impl Into<PathBuf>) -> Platform {
     Platform {
@@ -54,6 +57,18 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(named("remove directory", path)),
+    }
+}
+
+/// Waits until nobody holds the lock of a file, or patience ends. A file that is not there is not
+/// locked.
+///
+/// Outside of [`Vfs`] for the same reason as [`remove_tree`].
+pub fn wait_unlocked(path: &Path, patience: Duration) {
+    let start = Instant::now();
+    let try_lock = || fs::File::open(path).map(|file| file.try_lock());
+    while matches!(try_lock(), Ok(Err(TryLockError::WouldBlock))) && start.elapsed() < patience {
+        thread::sleep(LOCK_POLL);
     }
 }
 
@@ -439,6 +454,27 @@ mod tests {
         let before = platform.clock.mono();
         assert!(before <= platform.clock.mono());
         assert_ne!(platform.random_id(), platform.random_id());
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_with_limited_patience() {
+        let (dir, vfs) = store();
+        let waited = |patience| {
+            let start = Instant::now();
+            wait_unlocked(&dir.path().join("a"), patience);
+            start.elapsed()
+        };
+        let long = Duration::from_secs(60);
+        assert!(waited(long) < long);
+        vfs.open(&path("a"), Open::CreateNew).unwrap();
+        let guard = vfs.lock(&path("a")).unwrap();
+        assert!(Duration::from_millis(20) <= waited(Duration::from_millis(20)));
+        let release = spawn("release", move || {
+            thread::sleep(Duration::from_millis(20));
+            drop(guard);
+        });
+        assert!(waited(long) < long);
+        release.unwrap().join().unwrap();
     }
 
     #[test]
