@@ -263,14 +263,10 @@ impl Plan {
     fn open_packs(&mut self, platform: &Platform, store_uuid: [u8; 16]) -> Result<(), OpenError> {
         let low = self.manifest.live.journal_low;
         let mut opened = Vec::new();
-        for (&number, pack) in &self.manifest.live.packs {
+        for (number, pack) in self.manifest.live.packs.clone() {
             match Pack::open(&*platform.vfs, pack.listed, store_uuid) {
                 Ok(pack) => opened.push(pack),
-                Err(error @ Error::Corrupt(_)) => {
-                    tracing::error!(%error, "a pack is lost");
-                    self.packs.lose(number, error);
-                    self.summary.packs_lost += 1;
-                }
+                Err(error @ Error::Corrupt(_)) => self.lose(platform, number, store_uuid, error),
                 Err(Error::Io { source, .. }) => {
                     let source = io::Error::new(source.kind(), source.to_string());
                     return Err(source.into());
@@ -281,25 +277,24 @@ impl Plan {
         self.summary.packs = opened.len() as u64;
         self.packs.replace(opened, &[]);
         for pack in self.packs.shelf().packs() {
-            if low <= pack.listed().flushed_block {
-                self.note_places(pack);
+            if low <= pack.listed().flushed_block
+                && let Err(error) = self.note_places(pack)
+            {
+                self.lose(platform, pack.number(), store_uuid, error);
             }
         }
         Ok(())
     }
 
+    fn lose(&mut self, platform: &Platform, number: u64, store_uuid: [u8; 16], error: Error) {
+        tracing::error!(%error, "a pack is lost");
+        self.packs.lose(&*platform.vfs, number, store_uuid, error);
+        self.summary.packs_lost += 1;
+    }
+
     /// Notes which of the journal's frames are in a pack.
-    fn note_places(&mut self, pack: &Pack) {
-        let entries = match pack.entries() {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::error!(%error, "a pack is lost");
-                self.packs.lose(pack.number(), error);
-                self.summary.packs_lost += 1;
-                return;
-            }
-        };
-        for (n, entry) in entries.enumerate() {
+    fn note_places(&mut self, pack: &Pack) -> Result<(), Error> {
+        for (n, entry) in pack.entries()?.enumerate() {
             let Ok(entry) = entry else { continue };
             let (run_no, flushed) = (entry.head.run_no, entry.head.flushed);
             let place = Place { flushed, pack: pack.number(), entry: n as u32 };
@@ -308,6 +303,7 @@ impl Plan {
                 *known = place;
             }
         }
+        Ok(())
     }
 
     fn scan_journal(&mut self, platform: &Platform, store_uuid: [u8; 16]) -> Result<(), OpenError> {
@@ -395,6 +391,21 @@ impl Plan {
             || self.places.get(&run_no).is_some_and(|place| end <= place.flushed)
     }
 
+    /// Whether frames before this one are in a pack that is lost, so that it is of no use: whoever
+    /// asks for the run is told of the pack.
+    fn is_lost(&self, frame: &Frame) -> bool {
+        let shelf = self.packs.shelf();
+        let run_no = frame.header.run_no;
+        if shelf.lost() == 0 || frame.header.flags & FLAG_FIRST != 0 {
+            return false;
+        }
+        let known = self.runs.get(&run_no).map(|run| &run.state);
+        match known.or(self.resting.get(&run_no)) {
+            Some(state) => state.chain.link(frame.header.crc) != frame.header.chain,
+            None => true,
+        }
+    }
+
     /// The last segment of the run that a frame belongs to.
     fn last_segment(&self, frame: &Frame) -> Option<Segment> {
         let run_no = frame.header.run_no;
@@ -463,11 +474,7 @@ impl Plan {
         if self.is_flushed(header.run_no, end) {
             return Ok(());
         }
-        let is_known = self.runs.contains_key(&header.run_no)
-            || self.resting.contains_key(&header.run_no)
-            || header.flags & FLAG_FIRST != 0;
-        if !is_known && !self.packs.shelf().lost().is_empty() {
-            // Of the run that it belongs to the earlier part is lost, and with it the name.
+        if self.is_lost(frame) {
             return Ok(());
         }
         let (run, facts) = match self.runs.entry(header.run_no) {
@@ -571,10 +578,10 @@ impl Plan {
         self.pack_next = live.keys().next_back().map_or(0, |number| number + 1);
         if names.iter().any(|name| *name == file_name::packs().name()) {
             let files = platform.vfs.list(&file_name::packs())?;
-            for number in files.iter().filter_map(|name| file_name::parse_pack(name)) {
+            for (number, path) in files.iter().filter_map(|name| file_name::parse_pack(name)) {
                 self.pack_next = self.pack_next.max(number + 1);
                 if !live.contains_key(&number) {
-                    self.leftovers.push(file_name::pack(number));
+                    self.leftovers.push(path);
                 }
             }
         }

@@ -154,8 +154,10 @@ impl Flusher {
         self.commit(&edits)?;
         self.shared.packs.replace(added, &[number]);
         self.shared.blocks.forget(number);
-        // If this fails, the next start removes it.
-        let _ = self.shared.platform.vfs.unlink(&file_name::pack(number));
+        for path in [file_name::pack(number), file_name::pack_names(number)] {
+            // If this fails, the next start removes it.
+            let _ = self.shared.platform.vfs.unlink(&path);
+        }
         tracing::debug!(pack = number, freed = sorted.freed, "collected");
         Ok(())
     }

@@ -662,7 +662,9 @@ impl Flusher {
         let Some(pack) = self.round.take().and_then(|round| round.pack) else { return };
         let number = pack.writer.number();
         drop(pack);
-        // If this fails, the next start removes it.
-        let _ = self.shared.platform.vfs.unlink(&file_name::pack_new(number));
+        for path in [file_name::pack_new(number), file_name::pack_names_new(number)] {
+            // If this fails, the next start removes it.
+            let _ = self.shared.platform.vfs.unlink(&path);
+        }
     }
 }

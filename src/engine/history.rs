@@ -184,7 +184,6 @@ impl History {
         let at = self.segments.partition_point(|segment| segment.entry.head.end_seq <= seq);
         let segment = self.segments.get(at).ok_or_else(|| self.missing(seq))?;
         if seq < segment.entry.head.first_seq {
-            shared.packs.shelf().check_complete()?;
             return Err(self.missing(seq));
         }
         Ok((segment, segment.tail(&shared.blocks)?))

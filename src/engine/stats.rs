@@ -159,7 +159,7 @@ impl Store {
             disk.live_bytes += listed.bytes - dead.min(listed.bytes);
         }
         disk.packs = live.packs.len() as u64;
-        disk.packs_lost = shared.packs.shelf().lost().len() as u64;
+        disk.packs_lost = shared.packs.shelf().lost() as u64;
         disk
     }
 }

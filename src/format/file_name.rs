@@ -1,7 +1,7 @@
 //! Every file name of a data directory, built and parsed here and nowhere else.
 //!
 //! ```text
-//! LOCK  STORE  CURRENT  MANIFEST-<n:016x>  journal/slot-<n:02>  packs/<n:016x>.pack  tmp/…
+//! LOCK  STORE  CURRENT  MANIFEST-<n:016x>  journal/slot-<n:02>  packs/<n:016x>.{pack,names}  tmp/…
 //! ```
 //! Names are built from integers and fixed words; user text never becomes a path.
 
@@ -90,10 +90,26 @@ pub fn pack_new(n: u64) -> RelPath {
     RelPath::new(format!("tmp/{n:016x}.pack"))
 }
 
-/// Number of the pack with this file name in the packs' directory.
-pub fn parse_pack(name: &str) -> Option<u64> {
-    let n = u64::from_str_radix(name.strip_suffix(".pack")?, 16).ok()?;
-    (pack(n).name() == name).then_some(n)
+/// The names that pack number `n` may hold, once more.
+pub fn pack_names(n: u64) -> RelPath {
+    RelPath::new(format!("packs/{n:016x}.names"))
+}
+
+/// The names of pack number `n` before the rename.
+pub fn pack_names_new(n: u64) -> RelPath {
+    RelPath::new(format!("tmp/{n:016x}.names"))
+}
+
+/// Number of the pack that a file in the packs' directory belongs to, and the file's path.
+pub fn parse_pack(name: &str) -> Option<(u64, RelPath)> {
+    let (digits, kind) = name.split_once('.')?;
+    let n = u64::from_str_radix(digits, 16).ok()?;
+    let path = match kind {
+        "pack" => pack(n),
+        "names" => pack_names(n),
+        _ => return None,
+    };
+    (path.name() == name).then_some((n, path))
 }
 
 #[cfg(test)]
@@ -109,7 +125,9 @@ mod tests {
             assert_eq!(parse_manifest(manifest(n).name()), Some(n));
         }
         for n in [0, 1, u64::MAX] {
-            assert_eq!(parse_pack(pack(n).name()), Some(n));
+            for path in [pack(n), pack_names(n)] {
+                assert_eq!(parse_pack(path.name()), Some((n, path)));
+            }
         }
         for name in ["1.pack", "000000000000000G.pack", "0000000000000001", ".pack"] {
             assert_eq!(parse_pack(name), None, "{name}");

@@ -27,6 +27,14 @@
 //! part of. A block's raw payload says by itself which segments it describes: a directory that is
 //! damaged can be rebuilt from the blocks.
 //!
+//! The bloom filter stands once more in a small file beside the pack, so that of a pack that is gone
+//! it is known which names cannot have been in it:
+//! ```text
+//! names   0 8 magic "BLNAME01"   8 2 version   10 2 header_len = 64   12 4 buckets
+//!        16 8 number            24 16 store_uuid                    40 20 zero
+//!        60 4 crc of 0..60 and the bloom filter                     64 … bloom
+//! ```
+//!
 //! The bloom filter is split into buckets of one cache line (Putze, Sanders, Singler 2007): a hash
 //! chooses a bucket and seven bits in it.
 //!
@@ -65,6 +73,8 @@ const HEADER_LEN: usize = 128;
 const HEADER_MAGIC: [u8; 8] = *b"BLPACK01";
 const FOOTER_MAGIC: [u8; 8] = *b"BLPKFT01";
 const BLOCK_MAGIC: [u8; 4] = *b"SBK1";
+const NAMES_MAGIC: [u8; 8] = *b"BLNAME01";
+const NAMES_HEADER_LEN: usize = 64;
 
 /// Whose segments a pack holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -513,6 +523,54 @@ pub fn entries_of(directory: &[u8], name_hash: u64) -> std::ops::Range<usize> {
     search(&|hash| hash < name_hash)..search(&|hash| hash <= name_hash)
 }
 
+/// Writes the file that has a pack's bloom filter once more.
+pub fn encode_names(number: u64, store_uuid: [u8; 16], bloom: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; NAMES_HEADER_LEN];
+    bytes[..8].copy_from_slice(&NAMES_MAGIC);
+    put_u16(&mut bytes, 8, FORMAT_VERSION);
+    put_u16(&mut bytes, 10, NAMES_HEADER_LEN as u16);
+    put_u32(&mut bytes, 12, (bloom.len() / BUCKET_BYTES) as u32);
+    put_u64(&mut bytes, 16, number);
+    bytes[24..40].copy_from_slice(&store_uuid);
+    let crc = crc_of(&[&bytes[..60], bloom]);
+    put_u32(&mut bytes, 60, crc);
+    bytes.extend_from_slice(bloom);
+    bytes
+}
+
+/// Reads the bloom filter of pack `number` from the file that has it once more.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode_names(bytes: &[u8], number: u64, store_uuid: [u8; 16]) -> Result<&[u8], Damage> {
+    if bytes.len() < NAMES_HEADER_LEN {
+        return Err(Damage::Short);
+    }
+    let (header, bloom) = bytes.split_at(NAMES_HEADER_LEN);
+    if header[..8] != NAMES_MAGIC {
+        return Err(Damage::Magic);
+    }
+    if get_u32(header, 60) != crc_of(&[&header[..60], bloom]) {
+        return Err(Damage::ContentCrc);
+    }
+    let found = get_u16(header, 8);
+    if found != FORMAT_VERSION {
+        return Err(Damage::Version { found });
+    }
+    if uuid_at(header, 24) != store_uuid {
+        return Err(Damage::ForeignStore);
+    }
+    let found = get_u64(header, 16);
+    if found != number {
+        return Err(Damage::Misplaced { what: "pack number", found, expected: number });
+    }
+    let len = u64::from(get_u32(header, 12)) * BUCKET_BYTES as u64;
+    match len == bloom.len() as u64 {
+        true => Ok(bloom),
+        false => Err(Damage::Length { len, available: bloom.len() as u64 }),
+    }
+}
+
 /// Makes the bloom filter of some names.
 pub fn encode_bloom(names: impl ExactSizeIterator<Item = u64>) -> Vec<u8> {
     let buckets = (names.len() * BLOOM_BITS).div_ceil(BUCKET_BYTES * 8).max(1);
@@ -656,6 +714,23 @@ mod tests {
         }
         for (hash, range) in [(0, 0..0), (1, 0..1), (2, 1..1), (5, 1..3), (u64::MAX, 3..4)] {
             assert_eq!(entries_of(&directory, hash), range);
+        }
+    }
+
+    #[test]
+    fn names_are_read_for_their_pack_only_and_every_flipped_bit_is_noticed() {
+        let bloom = encode_bloom([1, 2, 3].into_iter());
+        let bytes = encode_names(9, [3; 16], &bloom);
+        assert_eq!(decode_names(&bytes, 9, [3; 16]), Ok(&bloom[..]));
+        assert!(decode_names(&bytes, 8, [3; 16]).is_err());
+        assert_eq!(decode_names(&bytes, 9, [4; 16]), Err(Damage::ForeignStore));
+        for bit in 0..bytes.len() * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode_names(&bytes, 9, [3; 16]).is_err(), "bit {bit}");
+        }
+        for len in 0..bytes.len() {
+            assert!(decode_names(&bytes[..len], 9, [3; 16]).is_err(), "cut to {len}");
         }
     }
 

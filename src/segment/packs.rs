@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use parking_lot::RwLock;
 
 use super::pack::{Pack, Segment};
-use crate::{error::Error, record::RunNo};
+use crate::{
+    error::Error,
+    format::{file_name, pack},
+    platform::{Open, Vfs},
+    record::RunNo,
+};
 
 /// The packs that are alive. Readers take the shelf as it is at one moment.
 #[derive(Default)]
@@ -17,8 +22,23 @@ pub struct Packs {
 #[derive(Clone, Default)]
 pub struct Shelf {
     packs: BTreeMap<u64, Arc<Pack>>,
-    /// Packs that the manifest lists and that cannot be opened, and why.
-    lost: BTreeMap<u64, Error>,
+    /// Packs that the manifest lists and that cannot be opened.
+    lost: BTreeMap<u64, LostPack>,
+}
+
+/// A pack that cannot be opened.
+#[derive(Clone)]
+struct LostPack {
+    /// Why.
+    error: Error,
+    /// The bloom filter of its names, if the file that has it once more is sound.
+    bloom: Option<Arc<[u8]>>,
+}
+
+impl LostPack {
+    fn may_hold(&self, name_hash: u64) -> bool {
+        self.bloom.as_deref().is_none_or(|bloom| pack::may_hold(bloom, name_hash))
+    }
 }
 
 impl Packs {
@@ -39,12 +59,13 @@ impl Packs {
         *shelf = Arc::new(next);
     }
 
-    /// Notes that a pack cannot be opened.
-    pub fn lose(&self, number: u64, error: Error) {
+    /// Notes that a pack cannot be opened, and why.
+    pub fn lose(&self, vfs: &dyn Vfs, number: u64, store_uuid: [u8; 16], error: Error) {
+        let bloom = read_names(vfs, number, store_uuid);
         let mut shelf = self.shelf.write();
         let mut next = Shelf::clone(&shelf);
         next.packs.remove(&number);
-        next.lost.insert(number, error);
+        next.lost.insert(number, LostPack { error, bloom });
         *shelf = Arc::new(next);
     }
 }
@@ -60,22 +81,30 @@ impl Shelf {
         self.packs.get(&number)
     }
 
-    /// Why packs cannot be opened, by number.
-    pub fn lost(&self) -> &BTreeMap<u64, Error> {
-        &self.lost
+    /// Number of packs that cannot be opened.
+    pub fn lost(&self) -> usize {
+        self.lost.len()
     }
 
     /// Whether a pack may hold segments of a name. Looks at memory only.
     pub fn may_hold(&self, name_hash: u64) -> bool {
-        !self.lost.is_empty() || self.packs.values().any(|pack| pack.may_hold(name_hash))
+        self.is_lost(name_hash) || self.packs.values().any(|pack| pack.may_hold(name_hash))
+    }
+
+    /// Whether a pack that cannot be opened may hold segments of a name.
+    pub fn is_lost(&self, name_hash: u64) -> bool {
+        self.lost.values().any(|lost| lost.may_hold(name_hash))
     }
 
     /// All segments under a name's hash, whichever runs they belong to, in no particular order.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] of a pack whose directory cannot be read: what it holds is not known, so
-    /// that nothing can be said to be absent.
+    /// [`Error::Corrupt`] of a pack that cannot be opened and may hold some of them, or of one whose
+    /// directory cannot be read: nothing can be said to be absent then, nor to be the last.
     pub fn named(&self, name_hash: u64) -> Result<Vec<Segment>, Error> {
+        if let Some(lost) = self.lost.values().find(|lost| lost.may_hold(name_hash)) {
+            return Err(lost.error.clone());
+        }
         let mut found = Vec::new();
         for pack in self.packs.values() {
             let entries = pack.entries_of(name_hash)?;
@@ -100,11 +129,19 @@ impl Shelf {
         Ok(segments)
     }
 
-    /// The error of a pack that is lost, if there is one: what is not found elsewhere may be in it.
+    /// Whether all packs could be opened.
     ///
     /// # Errors
     /// That of the first lost pack.
     pub fn check_complete(&self) -> Result<(), Error> {
-        self.lost.values().next().map_or(Ok(()), |error| Err(error.clone()))
+        self.lost.values().next().map_or(Ok(()), |lost| Err(lost.error.clone()))
     }
+}
+
+/// Reads the bloom filter of a pack from the file that has it once more, if that is sound.
+fn read_names(vfs: &dyn Vfs, number: u64, store_uuid: [u8; 16]) -> Option<Arc<[u8]>> {
+    let file = vfs.open(&file_name::pack_names(number), Open::Read).ok()?;
+    let mut bytes = vec![0; usize::try_from(file.len().ok()?).ok()?];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    pack::decode_names(&bytes, number, store_uuid).ok().map(Arc::from)
 }

@@ -221,8 +221,9 @@ impl PackWriter {
     /// [`Error::Corrupt`] if what comes back is not what was written, [`Error::Io`]. The pack is
     /// then given up, and its file is left in `tmp`.
     pub fn finish(mut self, vfs: &dyn Vfs) -> Result<(Pack, u64), Error> {
-        let listed = self.seal().map_err(|error| write_error(self.number(), error))?;
+        let (listed, bloom) = self.seal().map_err(|error| write_error(self.number(), error))?;
         let (number, counter) = (self.number(), self.run_counter());
+        self.write_names(vfs, &bloom).map_err(|error| write_error(number, error))?;
         let path = file_name::pack(number);
         self.file.drop_cache().map_err(|error| write_error(number, error))?;
         vfs.rename(&file_name::pack_new(number), &path)
@@ -233,7 +234,22 @@ impl PackWriter {
         Ok((pack, counter))
     }
 
-    fn seal(&mut self) -> io::Result<ListedPack> {
+    /// Writes the bloom filter once more, for when the pack is gone.
+    fn write_names(&self, vfs: &dyn Vfs, bloom: &[u8]) -> io::Result<()> {
+        let number = self.number();
+        let (new, path) = (file_name::pack_names_new(number), file_name::pack_names(number));
+        match vfs.unlink(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = vfs.open(&new, Open::CreateNew)?;
+        file.write_all_at(&pack::encode_names(number, self.header.store_uuid, bloom), 0)?;
+        file.sync_all()?;
+        vfs.rename(&new, &path)
+    }
+
+    /// Ends the file and makes it durable; returns the bloom filter, too.
+    fn seal(&mut self) -> io::Result<(ListedPack, Vec<u8>)> {
         self.write_block(&mut [])?;
         let padded = self.position().next_multiple_of(PAGE_BYTES as u64);
         self.out.resize(self.out.len() + (padded - self.position()) as usize, 0);
@@ -265,7 +281,7 @@ impl PackWriter {
         self.out.extend_from_slice(&pack::encode_footer(&footer));
         self.write_out()?;
         self.file.sync_all()?;
-        Ok(ListedPack {
+        let listed = ListedPack {
             number: self.header.number,
             kind: self.header.kind,
             bytes: self.written,
@@ -273,7 +289,8 @@ impl PackWriter {
             raw_bytes: footer.raw_bytes,
             flushed_block: footer.flushed_block,
             created_ms: self.header.created_ms,
-        })
+        };
+        Ok((listed, bloom))
     }
 
     fn flushed_block(&self) -> u64 {

@@ -69,7 +69,12 @@ impl Directory {
                 path.starts_with("journal/") && disk.read_file(path).is_some_and(|b| b[0] != 0)
             };
             while disk.files().iter().filter(|path| in_use(path)).count() < slots {
-                workload.take_turn(life);
+                // Nothing is copied into packs: it is the journal that is damaged here.
+                workload.submit_some(life);
+                life.settle();
+                if workload.rng.chance(1, 6) {
+                    life.idle();
+                }
             }
         })
     }

@@ -9,6 +9,7 @@ mod damage;
 mod faults;
 mod life;
 mod model;
+mod packs;
 mod power_cut;
 mod survey;
 mod watch;
