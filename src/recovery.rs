@@ -54,6 +54,8 @@ pub struct Plan {
     places: HashMap<RunNo, Place>,
     /// States at the end of the segments of runs that go on in the journal.
     resting: HashMap<RunNo, RunState>,
+    /// Runs that go on in the journal and whose states are damaged.
+    damaged: BTreeSet<RunNo>,
     runs: BTreeMap<RunNo, RecoveredRun>,
     masked: Vec<MaskedBlock>,
     doubtful: Vec<BlockAt>,
@@ -244,6 +246,7 @@ impl Plan {
             blocks: Blocks::new(BLOCKS_BYTES_MAX),
             places: HashMap::new(),
             resting: HashMap::new(),
+            damaged: BTreeSet::new(),
             runs: BTreeMap::new(),
             masked: Vec::new(),
             doubtful: Vec::new(),
@@ -356,8 +359,13 @@ impl Plan {
         // Whatever is wrong with the slot is found, and told, when its frames are replayed.
         let _ = image.scan(header, &mut next, None, |at| {
             for (frame, end) in frames_of(&at).map_while(Result::ok) {
-                if self.has_segment(&frame, end) && seen.insert(frame.header.run_no) {
-                    wanted.extend(self.last_segment(&frame));
+                let run_no = frame.header.run_no;
+                if !self.has_segment(&frame, end) || !seen.insert(run_no) {
+                    continue;
+                }
+                match self.last_segment(&frame) {
+                    Ok(segment) => wanted.extend(segment),
+                    Err(_) => drop(self.damaged.insert(run_no)),
                 }
             }
             Ok(())
@@ -368,7 +376,11 @@ impl Plan {
                 Ok(state) => {
                     self.resting.insert(segment.entry.head.run_no, state);
                 }
-                Err(error @ Error::Corrupt(_)) => tracing::error!(%error, "a run is lost"),
+                Err(error @ Error::Corrupt(_)) => {
+                    // The store starts, and says so to whoever asks for the run.
+                    tracing::error!(%error, "a run is damaged");
+                    self.damaged.insert(segment.entry.head.run_no);
+                }
                 Err(error) => return Err(io::Error::other(error.to_string()).into()),
             }
         }
@@ -396,6 +408,9 @@ impl Plan {
     fn is_lost(&self, frame: &Frame) -> bool {
         let shelf = self.packs.shelf();
         let run_no = frame.header.run_no;
+        if self.damaged.contains(&run_no) {
+            return true;
+        }
         if shelf.lost() == 0 || frame.header.flags & FLAG_FIRST != 0 {
             return false;
         }
@@ -407,16 +422,22 @@ impl Plan {
     }
 
     /// The last segment of the run that a frame belongs to.
-    fn last_segment(&self, frame: &Frame) -> Option<Segment> {
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if what may hold it is damaged.
+    fn last_segment(&self, frame: &Frame) -> Result<Option<Segment>, Error> {
         let run_no = frame.header.run_no;
         let shelf = self.packs.shelf();
-        if let Some(place) = self.places.get(&run_no) {
-            let pack = shelf.pack(place.pack)?;
-            let entry = pack.entry_at(place.entry as usize).ok()?;
-            return Some(Segment { pack: pack.clone(), entry });
+        if let Some(place) = self.places.get(&run_no)
+            && let Some(pack) = shelf.pack(place.pack)
+        {
+            let entry = pack.entry_at(place.entry as usize)?;
+            return Ok(Some(Segment { pack: pack.clone(), entry }));
         }
-        let home = frame.effects().ok()?.home?;
-        shelf.segments_of(home, run_no).ok()?.pop()
+        match frame.effects().ok().and_then(|effects| effects.home) {
+            Some(home) => Ok(shelf.segments_of(home, run_no)?.pop()),
+            None => Ok(None),
+        }
     }
 
     /// What the first block of a slot must be.

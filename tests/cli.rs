@@ -457,6 +457,42 @@ fn settings_come_from_the_first_source_that_has_them() {
 }
 
 #[test]
+fn the_settings_shown_are_a_file_that_gives_the_same() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("braidlog.toml");
+    let text = "cache_bytes = '64MiB'\n[retention]\nrecords = 7\n\
+        [retention.namespaces.'team a']\nage = '1w'\n";
+    fs::write(&file, text).expect("file");
+    let file = file.to_str().expect("UTF-8");
+    let environment = [("BRAIDLOG_FLUSH_AFTER", "5m"), ("BRAIDLOG_RETENTION_BYTES", "1GiB")];
+    let args = ["--config", file, "--retain-age", "12h", "--compression", "lz4"];
+    let shown = show(&environment, &args).clean();
+    let lines: Vec<_> = shown.text().lines().map(|line| line.replace(' ', "")).collect();
+    for expected in [
+        &format!("cache_bytes=\"64MiB\"#{file}"),
+        "flush_after=\"5m\"#environment",
+        "compression=\"lz4\"#commandline",
+        "journal_slots=14#default",
+        "[retention]",
+        "age=\"12h\"#commandline",
+        "bytes=\"1GiB\"#environment",
+        &format!("records=7#{file}"),
+        "at_limit=\"reject\"#default",
+        "[retention.namespaces.\"teama\"]",
+        &format!("age=\"1w\"#{file}"),
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "{expected} in {}", shown.text());
+    }
+    let copy = folder.path().join("copy.toml");
+    fs::write(&copy, shown.text()).expect("file");
+    let again = show(&[], &["--config", copy.to_str().expect("UTF-8")]).clean();
+    let values = |text: &str| -> Vec<String> {
+        text.lines().map(|line| line.split("  #").next().unwrap_or(line).trim().into()).collect()
+    };
+    assert_eq!(values(again.text()), values(shown.text()));
+}
+
+#[test]
 fn settings_that_cannot_be_used_are_refused_by_name() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("braidlog.toml");
@@ -469,6 +505,15 @@ fn settings_that_cannot_be_used_are_refused_by_name() {
     refused(&show(&[], &["--listen", "4480"]), 78, &["listen", "command line", "4480"]);
     refused(&show(&[("BRAIDLOG_LOG_FORMAT", "xml")], &[]), 78, &["BRAIDLOG_LOG_FORMAT", "xml"]);
     refused(&show(&[], &["--log-format", "xml"]), 2, &["--log-format", "xml"]);
+    for (variable, value, words) in [
+        ("BRAIDLOG_RETENTION_AGE", "7", "such as 7d"),
+        ("BRAIDLOG_PACK_BYTES", "1 XB", "MiB"),
+        ("BRAIDLOG_COMPRESSION", "gzip", "zstd"),
+    ] {
+        refused(&show(&[(variable, value)], &[]), 78, &[variable, value, words]);
+    }
+    let little = [("BRAIDLOG_UNFLUSHED_BYTES", "1MiB")];
+    refused(&show(&little, &[]), 78, &["unflushed_bytes", "environment", "twice flush_bytes"]);
 }
 
 fn serve(data_dir: &Path, args: &[&str]) -> Process {
@@ -529,6 +574,7 @@ fn an_unknown_variable_is_reported_and_json_logs_are_json() {
     command.arg(folder.path().join("data")).env("BRAIDLOG_LISSTEN", "x");
     let mut server = Process::start(&mut command);
     let said = server.wait_for_stderr("\"ready\"");
+    assert!(said.contains("memory budget"), "{said}");
     let lines = json_lines(&said);
     assert!(said.contains("BRAIDLOG_LISSTEN"), "{said}");
     assert_eq!(lines.last().expect("ready")["type"], "ready");

@@ -21,7 +21,7 @@ const MODULES: [(&str, &str); 17] = [
     ("engine", BELOW_ENGINE),
     ("grpc", "record proto format error core engine"),
     ("client", "record proto platform format error core engine grpc"),
-    ("config", "record error engine"),
+    ("config", "record format error core engine"),
     ("cli", "record proto platform core error engine grpc client config"),
     ("main", "cli"),
 ];

@@ -233,10 +233,7 @@ async fn measure(args: &Args) -> io::Result<()> {
     let _ = fs::remove_dir_all(&dir);
     println!("device probe, 4 KiB overwrite + fdatasync: p50 {:?}", probe(&args.dir)?);
     let options = options(args);
-    let frames = (options.unflushed_bytes_max as usize).max(options.ring_bytes);
-    let rest = options.resident_bytes + options.cache_bytes + options.ingest_bytes;
-    let index = options.index_cache_bytes as usize;
-    println!("memory budgets: {} MiB in all", (frames + rest + index) >> 20);
+    println!("memory budgets: {} MiB in all", options.memory_bytes() >> 20);
 
     let bodies = args.bodies.to_possible_value().expect("none is hidden");
     let mut child = Command::new(std::env::current_exe()?)

@@ -1,61 +1,15 @@
-//! Durations, sizes and moments as people write them: `7d`, `100MiB`, `2h-ago`.
+//! Quantities as people write them: besides durations and sizes, moments such as `2h-ago`; and
+//! sizes for people.
 
 use std::str::FromStr;
 
+pub(super) use crate::config::quantity::{bytes, duration, duration_ms};
+
 use super::utc;
+use crate::config::quantity::Unreadable;
 
-/// The text is no quantity of the kind that is needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected {expected}")]
-pub(super) struct Unreadable {
-    expected: &'static str,
-}
-
-const DURATION: Unreadable =
-    Unreadable { expected: "a number with ms, s, m, h, d or w behind it, such as 7d" };
-const SIZE: Unreadable =
-    Unreadable { expected: "bytes: a number, with KiB, MiB, GiB, kB, MB or GB behind it or alone" };
 const MOMENT: Unreadable =
     Unreadable { expected: "a time in UTC such as 2026-11-23 or 2026-11-23T19:11, or 2h-ago" };
-
-const DURATION_UNITS: [(&str, u64); 6] = [
-    ("ms", 1),
-    ("s", 1_000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-    ("w", 7 * 86_400_000),
-];
-const SIZE_UNITS: [(&str, u64); 10] = [
-    ("", 1),
-    ("B", 1),
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-    ("TiB", 1 << 40),
-    ("kB", 1_000),
-    ("MB", 1_000_000),
-    ("GB", 1_000_000_000),
-    ("TB", 1_000_000_000_000),
-];
-
-/// Milliseconds of a duration.
-pub(super) fn duration_ms(text: &str) -> Result<u64, Unreadable> {
-    scaled(text, &DURATION_UNITS).ok_or(DURATION)
-}
-
-/// Bytes of a size.
-pub(super) fn bytes(text: &str) -> Result<u64, Unreadable> {
-    scaled(text, &SIZE_UNITS).ok_or(SIZE)
-}
-
-/// A number and its unit; none if either is unknown or the product is too large.
-fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let (_, factor) = units.iter().find(|(name, _)| *name == unit.trim_start())?;
-    number.parse::<u64>().ok()?.checked_mul(*factor)
-}
 
 /// A moment: by itself, or by how long ago it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,13 +41,6 @@ impl FromStr for Moment {
     }
 }
 
-/// `7d`: a duration in the greatest unit of which it is a whole number.
-pub(super) fn duration(ms: u64) -> String {
-    let whole = |(_, factor): &&(&str, u64)| ms.is_multiple_of(*factor) && *factor <= ms;
-    let (unit, factor) = DURATION_UNITS.iter().rev().find(whole).unwrap_or(&DURATION_UNITS[0]);
-    format!("{}{unit}", ms / factor)
-}
-
 /// `1.5 MiB`: a size for people.
 pub(super) fn size(bytes: u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -112,24 +59,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_sizes_have_units() {
-        assert_eq!(duration_ms("250ms"), Ok(250));
-        assert_eq!(duration_ms("7d"), Ok(604_800_000));
-        assert_eq!(duration_ms("1 w"), duration_ms("7d"));
-        for text in
-            ["", "7", "d", "-1s", "1.5h", "7days", "99999999999999999999s", "9999999999999w"]
-        {
-            assert_eq!(duration_ms(text), Err(DURATION), "{text}");
-        }
-        assert_eq!(bytes("4096"), Ok(4_096));
-        assert_eq!(bytes("100MiB"), Ok(100 << 20));
-        assert_eq!(bytes("3 GB"), Ok(3_000_000_000));
-        for text in ["", "MiB", "1mib", "1 M", "0x10"] {
-            assert_eq!(bytes(text), Err(SIZE), "{text}");
-        }
-    }
-
-    #[test]
     fn moments_are_given_or_some_time_ago() {
         let moment = |text: &str| text.parse::<Moment>();
         assert_eq!(moment("2h-ago"), Ok(Moment::Ago(7_200_000)));
@@ -142,15 +71,6 @@ mod tests {
         assert_eq!(Moment::Ago(5).ms(7), 2);
         assert_eq!(Moment::Ago(9).ms(7), 0);
         assert_eq!(Moment::At(9).ms(7), 9);
-    }
-
-    #[test]
-    fn a_duration_that_is_printed_is_read_again() {
-        for (ms, text) in
-            [(0, "0ms"), (250, "250ms"), (90_000, "90s"), (604_800_000, "1w"), (86_400_000, "1d")]
-        {
-            assert_eq!((duration(ms).as_str(), duration_ms(text)), (text, Ok(ms)));
-        }
     }
 
     #[test]

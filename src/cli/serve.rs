@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     failure::{Exit, Failure},
     logging,
+    quantity::size,
     settings::{Settings, SettingsArgs},
     shape::{Happening, Line},
 };
@@ -81,6 +82,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
         _ = signals.next() => return Ok(()),
     };
     let (listener, address) = listen(&config.listen).await?;
+    tracing::info!(total = %size(config.store.memory_bytes()), "memory budget");
     let stop = CancellationToken::new();
     let serving = tokio::spawn(server::serve(listener, store.clone(), stop.clone()));
     say_ready(address, &config);
@@ -88,7 +90,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), Failure> {
 }
 
 async fn open(config: &Config) -> Result<Store, Failure> {
-    let options = config.options();
+    let options = config.store.clone();
     let store = tokio::task::spawn_blocking(|| Store::open(options)).await;
     let store = store.map_err(|panic| cannot_go_on(&panic))?;
     store.map_err(|error| Failure {
@@ -138,7 +140,7 @@ async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), Failure> {
 
 /// Tells that calls are answered from now on.
 fn say_ready(address: SocketAddr, config: &Config) {
-    let data_dir = config.data_dir.display();
+    let data_dir = config.store.data_dir.display();
     let line = match config.log_format {
         LogFormat::Text => format!("listening on {address}, data in {data_dir}"),
         LogFormat::Json => {

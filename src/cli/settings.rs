@@ -1,6 +1,6 @@
 //! The options of the server's settings, and `braidlog config show`.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -27,6 +27,24 @@ pub(super) struct SettingsArgs {
     /// How to write log lines: text or json [env: BRAIDLOG_LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
+    /// Keep runs for so long after their close, or none for ever [env: BRAIDLOG_RETENTION_AGE]
+    /// [default: 4w]
+    #[arg(long, value_name = "DURATION")]
+    retain_age: Option<String>,
+    /// Keep at most so many bytes of a run, as in 1GiB [env: BRAIDLOG_RETENTION_BYTES] [default:
+    /// none]
+    #[arg(long, value_name = "BYTES")]
+    retain_bytes: Option<String>,
+    /// How to compress packs: none, lz4 or zstd [env: BRAIDLOG_COMPRESSION] [default: zstd]
+    #[arg(long, value_name = "CODEC")]
+    compression: Option<String>,
+    /// Memory for recent records, for readers at the tail [env: BRAIDLOG_RING_BYTES] [default:
+    /// 256MiB]
+    #[arg(long, value_name = "BYTES")]
+    ring_bytes: Option<String>,
+    /// Memory for what was read from packs [env: BRAIDLOG_CACHE_BYTES] [default: 128MiB]
+    #[arg(long, value_name = "BYTES")]
+    cache_bytes: Option<String>,
     /// File of settings, in TOML [env: BRAIDLOG_CONFIG] [default: none]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -52,8 +70,7 @@ pub(super) struct Settings {
 impl SettingsArgs {
     /// Collects the settings from all sources and refuses what cannot be used.
     pub(super) fn settings(self) -> Result<Settings, Failure> {
-        let (environment, unknown_variables) =
-            Layer::from_env(std::env::vars_os()).map_err(misconfigured)?;
+        let (environment, unknown_variables) = Layer::from_env(std::env::vars_os());
         let mut layers = Vec::new();
         let file = self.config.clone().or_else(|| std::env::var_os(ENV_CONFIG).map(PathBuf::from));
         layers.push((Origin::Flag, self.into_layer()));
@@ -65,19 +82,30 @@ impl SettingsArgs {
             let layer = Layer::from_toml(&path, &text).map_err(misconfigured)?;
             layers.push((Origin::File(path), layer));
         }
-        let (config, origins) = Config::resolve(&layers);
+        let (config, origins) = Config::resolve(&layers).map_err(misconfigured)?;
         config.check(&origins).map_err(misconfigured)?;
         Ok(Settings { config, origins, unknown_variables })
     }
 
     fn into_layer(self) -> Layer {
-        Layer {
-            data_dir: self.data_dir,
-            listen: self.listen,
-            log: self.log,
-            log_format: self.log_format,
-            ..Layer::default()
+        let text = |value: Option<String>| value.map(OsString::from);
+        let mut layer = Layer::default();
+        for (key, value) in [
+            ("data_dir", self.data_dir.map(PathBuf::into_os_string)),
+            ("listen", text(self.listen)),
+            ("log", text(self.log)),
+            ("log_format", self.log_format.map(|format| format.as_str().into())),
+            ("retention.age", text(self.retain_age)),
+            ("retention.bytes", text(self.retain_bytes)),
+            ("compression", text(self.compression)),
+            ("ring_bytes", text(self.ring_bytes)),
+            ("cache_bytes", text(self.cache_bytes)),
+        ] {
+            if let Some(value) = value {
+                layer.set(key, value);
+            }
         }
+        layer
     }
 }
 

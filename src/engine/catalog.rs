@@ -18,7 +18,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{request::run_status, shared::Shared};
+use super::{collect::is_expired, request::run_status, shard::Shard, shared::Shared};
 use crate::{
     core::RunState,
     error::Error,
@@ -68,6 +68,8 @@ struct CatalogState {
     /// Runs that they make, less those that they end.
     pending_runs: i64,
     applying_runs: i64,
+    /// Runs in the index, without both.
+    indexed_runs: u64,
     /// The index, once it has all runs.
     index: Option<GuardedIndex>,
 }
@@ -133,11 +135,11 @@ impl Catalog {
 
     /// Number of runs, and bytes of the index; none without an index.
     pub(super) fn size(&self) -> Option<(u64, u64)> {
-        let (index, waiting) = {
+        let (index, runs) = {
             let state = self.state.lock();
-            (state.index.clone()?, state.pending_runs + state.applying_runs)
+            let waiting = state.pending_runs + state.applying_runs;
+            (state.index.clone()?, state.indexed_runs.saturating_add_signed(waiting))
         };
-        let runs = index.len().ok()?.saturating_add_signed(waiting);
         Some((runs, index.bytes_on_disk().unwrap_or(0)))
     }
 
@@ -259,6 +261,8 @@ impl Indexer {
         }
         let Opened { mut index, state, .. } = opened;
         let begun_at = self.shared.durable_block_no().max(1);
+        // Memory is looked at before packs: a run that leaves it meanwhile is in one of them.
+        let resident: Vec<_> = self.shared.shards().flat_map(Self::changes_in).collect();
         let from = match state {
             State::Usable { applied_block } => applied_block,
             State::Empty => 0,
@@ -278,23 +282,23 @@ impl Indexer {
             // What is damaged answers for itself when it is asked for.
             tracing::warn!(%error, "some runs are not in the index");
         }
-        let mut had = HashSet::new();
-        for shard in self.shared.shards() {
-            let changes: Vec<_> = shard.lock().runs().filter_map(|run| run.change()).collect();
-            had.extend(changes.iter().map(position_of));
-            for changes in changes.chunks(APPLY_CHANGES_MAX) {
-                index.apply(changes, from)?;
-            }
+        index.apply(&batch, from)?;
+        // After packs, which may have an older state of the same run.
+        for changes in resident.chunks(APPLY_CHANGES_MAX) {
+            index.apply(changes, from)?;
         }
         if self.shared.catalog.is_closing() {
             return Err(IndexError::Closed);
         }
-        index.apply(&batch, begun_at)?;
+        index.apply(&[], begun_at)?;
+        let had: HashSet<_> = resident.iter().map(position_of).collect();
+        let indexed_runs = index.len()?;
         let mut state = self.shared.catalog.state.lock();
         let is_new = |(at, change): &(&Position, &Change)| {
             matches!(change, Change::Put(_)) && !had.contains(at)
         };
         state.pending_runs = state.pending.iter().filter(is_new).count() as i64;
+        state.indexed_runs = indexed_runs;
         state.index = Some(index.clone());
         Ok(index)
     }
@@ -305,6 +309,10 @@ impl Indexer {
         let bytes_max = BYTES_MAX + opened.index.len()? * RUN_BYTES_MAX;
         Ok(applied_block <= self.shared.durable_block_no().max(1)
             && opened.index.bytes_on_disk()? <= bytes_max)
+    }
+
+    fn changes_in(shard: &Mutex<Shard>) -> Vec<Change> {
+        shard.lock().runs().filter_map(|run| run.change()).collect()
     }
 
     /// Applies changes as they come, until the store closes.
@@ -342,9 +350,10 @@ impl Indexer {
                 None => index.applied_block()?,
             };
             index.apply(&changes, block.max(1))?;
+            let indexed_runs = index.len()?;
             let mut state = catalog.state.lock();
             state.applying.clear();
-            state.applying_runs = 0;
+            (state.applying_runs, state.indexed_runs) = (0, indexed_runs);
             drop(state);
             self.failures = 0;
         }
@@ -361,8 +370,8 @@ struct Last {
     entry: u32,
 }
 
-/// Visits every run that has a segment whose frames come from block `from` of the journal or later,
-/// with the state at the end of its last segment, in the order in which they stand in packs. Ends
+/// Visits every run that has not expired and has a segment whose frames come from block `from` of the
+/// journal or later, with the state at the end of its last segment, in the order in which they stand in packs. Ends
 /// when `visit` says false. Blocks on the disk.
 ///
 /// # Errors
@@ -385,8 +394,9 @@ pub(super) fn visit_packed(
         }
     }
     segments.sort_by_key(|segment| (segment.pack.number(), segment.entry.block));
-    for segment in segments {
-        match read_state(&segment, &shared.blocks) {
+    let now_ms = shared.now_ms();
+    for segment in segments.iter().filter(|segment| !is_expired(&segment.entry.head, now_ms)) {
+        match read_state(segment, &shared.blocks) {
             Ok(state) => {
                 if !visit(&segment.entry.head, state) {
                     return Ok(());

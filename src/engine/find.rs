@@ -9,6 +9,7 @@ use std::sync::Arc;
 use parking_lot::MutexGuard;
 
 use super::{
+    collect::is_expired,
     request::RunKey,
     shard::{Run, Shard, Whereabouts},
     shared::Shared,
@@ -127,6 +128,10 @@ impl Shared {
         for segment in &found {
             let state = read_state(segment, &self.blocks)?;
             if *state.run_id == *key.run_id && *state.namespace == *key.namespace {
+                // Parts of what has expired may be gone already.
+                if is_expired(&segment.entry.head, self.now_ms()) {
+                    return Ok(None);
+                }
                 return Ok(Some(FoundRun { state, pack: segment.pack.number() }));
             }
         }

@@ -60,6 +60,9 @@ const MERGED_BYTES_MIN: u64 = 16 << 10;
 const FAILURES_MAX: u32 = 3;
 /// How long after a pack could not be written the next attempt is made.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long after a round the next one is made although there is nothing to copy: what has expired
+/// meanwhile is given up then.
+const LOOK_AROUND_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How often it is looked whether a round is due.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -316,10 +319,11 @@ impl Flusher {
         if self.answers < unflushed.asked() {
             return true;
         }
-        let waits = Duration::from_millis(options.flush_after_ms) + self.last_round;
+        let waited = platform.clock.mono().saturating_sub(self.last_round);
         options.flush_bytes <= unflushed.bytes()
             || options.journal_slots_max / 2 < supply.counts().used
-            || (0 < unflushed.bytes() && waits <= platform.clock.mono())
+            || (0 < unflushed.bytes() && Duration::from_millis(options.flush_after_ms) <= waited)
+            || LOOK_AROUND_EVERY <= waited
     }
 
     fn take_step(&mut self) -> Result<Flushed, Error> {

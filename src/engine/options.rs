@@ -94,6 +94,15 @@ impl Options {
         run.retention.or_else(|| of_namespace().copied()).unwrap_or(self.retention)
     }
 
+    /// Bytes of memory that all budgets allow together. What waits to be copied into packs is, as
+    /// far as it is in memory, mostly what is kept for readers at the tail.
+    pub fn memory_bytes(&self) -> u64 {
+        let frames = self.unflushed_bytes_max.max(self.ring_bytes as u64);
+        let rest = [self.resident_bytes, self.cache_bytes, self.ingest_bytes];
+        let rest = rest.into_iter().map(|bytes| bytes as u64);
+        rest.chain([self.index_cache_bytes]).fold(frames, u64::saturating_add)
+    }
+
     /// Refuses values that cannot work.
     ///
     /// # Errors
@@ -123,7 +132,13 @@ impl Options {
             let problem = "is less than 3: one is written to, one is made ready, one is copied out";
             return Err(OpenError::Options { option: "journal_slots_max", problem });
         }
-        if self.unflushed_bytes_max < 2 * self.flush_bytes {
+        for (option, bytes) in [("flush_bytes", self.flush_bytes), ("pack_bytes", self.pack_bytes)]
+        {
+            if bytes == 0 {
+                return Err(OpenError::Options { option, problem: "is zero" });
+            }
+        }
+        if self.unflushed_bytes_max / 2 < self.flush_bytes {
             let problem = "is less than twice flush_bytes";
             return Err(OpenError::Options { option: "unflushed_bytes_max", problem });
         }

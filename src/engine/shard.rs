@@ -177,11 +177,14 @@ impl Shard {
         Whereabouts::Unknown
     }
 
-    /// Adds a run that came back from a pack.
+    /// Adds a run that came back from a pack. It may be in memory without its name: as a run that
+    /// was deleted, whose name went to another one that is gone since.
     pub(super) fn bring_in(&mut self, run: Run) -> RunNo {
         let run_no = run.state.run_no;
-        assert!(!self.runs.contains_key(&run_no), "a run in memory is not looked for");
-        self.insert(run);
+        match self.runs.contains_key(&run_no) {
+            true => drop(self.names.insert(run.key(), run_no)),
+            false => self.insert(run),
+        }
         run_no
     }
 

@@ -41,7 +41,7 @@ impl Packed {
     fn new(seed: u64, codec: Codec) -> Self {
         let (disk, clock) = (SimDisk::new(), SimClock::new(1));
         let options = Options { codec, pack_bytes: 24 << 10, ..smallest() };
-        let opening = Life::open(&disk, &clock, 1, &options, Model::new(RUNS));
+        let opening = Life::open(&disk, &clock, seed, &options, Model::new(RUNS));
         let mut life = opening.life.expect("opens");
         let mut workload = Workload::new(SimRng::new(seed));
         for turn in 0..40 {

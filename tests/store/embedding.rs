@@ -1,4 +1,4 @@
-//! The store as a library, on a real disk: what an embedder may rely on.
+//! Appending, reading and following, most of it in memory; and how a store is opened and closed.
 
 use std::sync::Arc;
 
