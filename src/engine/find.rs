@@ -130,7 +130,7 @@ impl Shared {
             if *state.run_id == *key.run_id && *state.namespace == *key.namespace {
                 // Parts of what has expired may be gone already.
                 if is_expired(&segment.entry.head, self.now_ms()) {
-                    return Ok(None);
+                    continue;
                 }
                 return Ok(Some(FoundRun { state, pack: segment.pack.number() }));
             }

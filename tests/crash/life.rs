@@ -4,22 +4,22 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use braidlog::{
-    Append, Close, CloseStream, Create, Error, IfAbsent, Index, NewRecord, OpenError, Options,
-    Producer, Query, Store, Tail, TailItem, Trim,
+    Append, Close, CloseStream, Create, Delete, Error, IfAbsent, Index, NewRecord, OpenError,
+    Options, Producer, Query, Refusal, RunUid, Start, Store, Tail, TailItem, Trim,
     engine::{Flushed, Progress, Stepper},
     platform::sim::{Call, SimClock, SimDisk},
 };
 use parking_lot::Mutex;
 
 use super::{
-    model::{Answer, Batch, Expected, Known, Model, Request},
-    survey::{run_key, stream_name},
+    model::{Answer, Batch, Expected, Known, Model, Presence, Request},
+    survey::{ready, run_key, stream_name},
     watch::{self, Watcher},
 };
 
@@ -51,13 +51,28 @@ struct People {
     model: Model,
     disk: SimDisk,
     waiting: Vec<Waiting>,
-    followers: Vec<Option<Tail>>,
+    followers: Vec<Follower>,
     points: Vec<Point>,
     known: Option<Known>,
     made: Vec<Made>,
     errors: Vec<Error>,
+    /// Slots that were filled with zeros.
+    slots_zeroed: u64,
     /// Producer batches without an answer, to be sent again in the next life.
     unanswered: Vec<(usize, Batch)>,
+}
+
+/// Somebody who follows a run whenever it is there.
+#[derive(Default)]
+struct Follower {
+    tail: Option<Tail>,
+    /// Which of the runs of the name.
+    generation: usize,
+    /// Everything below was shown, or had been trimmed.
+    next: u64,
+    /// Where to go on after a rest.
+    cursor: Option<String>,
+    rests: bool,
 }
 
 struct Watch(Mutex<People>);
@@ -65,6 +80,10 @@ struct Watch(Mutex<People>);
 impl Watcher for Watch {
     fn before(&self) {
         self.0.lock().look();
+    }
+
+    fn zeroed(&self, path: &str) {
+        self.0.lock().slots_zeroed += u64::from(path.starts_with("journal/"));
     }
 
     fn after(&self, call: Call, path: &str, succeeded: bool) {
@@ -124,20 +143,40 @@ impl People {
         }
     }
 
-    fn follow(&mut self, run: usize) {
-        let Some(tail) = &mut self.followers[run] else { return };
+    fn follow(&mut self, number: usize) {
+        let (follower, run) = (&mut self.followers[number], &mut self.model.runs[number]);
+        let Some(tail) = &mut follower.tail else { return };
+        let generation = follower.generation;
         loop {
             match tail.try_next() {
-                Ok(Some(TailItem::Records(records, _))) => {
-                    let records = records.decode().expect("decodes");
-                    records.iter().for_each(|record| self.model.runs[run].shown(record));
+                Ok(Some(TailItem::Records(records, cursor))) => {
+                    for record in records.decode().expect("decodes") {
+                        run.shown(generation, follower.next, &record);
+                        follower.next = record.seq + 1;
+                    }
+                    follower.cursor = Some(cursor.to_string());
                 }
-                Ok(Some(TailItem::End(..)) | None) => return,
+                Ok(None) => break,
+                Ok(Some(TailItem::End(_, cursor))) => {
+                    assert!(follower.next <= cursor.seq.0, "the end lies behind what was shown");
+                    run.check_skipped(generation, follower.next, cursor.seq.0);
+                    // There is nothing to wait for, and the run may leave memory.
+                    *follower = Follower { rests: true, generation, ..Follower::default() };
+                    return;
+                }
                 Ok(Some(_)) => {}
                 Err(Error::Stopped { .. } | Error::ShuttingDown) => return,
-                Err(other) => panic!("a reader at the tail of run {run} was told: {other}"),
+                Err(Error::Refused(Refusal::RunDeleted)) => {
+                    run.shown_deleted(generation);
+                    *follower = Follower::default();
+                    return;
+                }
+                Err(other) => panic!("a reader at the tail of run {number} was told: {other}"),
             }
         }
+        let sure = run.sure_tail(generation);
+        run.check_skipped(generation, follower.next, sure);
+        follower.next = follower.next.max(sure);
     }
 }
 
@@ -177,7 +216,7 @@ impl Life {
         let platform = watch::platform(disk, clock, seed, watch.clone());
         let opened = Store::open_stepped(platform, options.clone());
         let mut people = watch.0.lock();
-        people.followers.resize_with(runs, || None);
+        people.followers.resize_with(runs, Follower::default);
         let (points, made) = (std::mem::take(&mut people.points), people.made.clone());
         drop(people);
         Opening {
@@ -207,6 +246,11 @@ impl Life {
         std::mem::take(&mut self.watch.0.lock().errors)
     }
 
+    /// Slots that were filled with zeros.
+    pub fn slots_zeroed(&self) -> u64 {
+        self.watch.0.lock().slots_zeroed
+    }
+
     /// Crash points since the last call.
     pub fn take_points(&self) -> Vec<Point> {
         std::mem::take(&mut self.watch.0.lock().points)
@@ -217,27 +261,99 @@ impl Life {
         !self.watch.0.lock().waiting.is_empty()
     }
 
-    /// Starts to follow every run that surely exists.
+    /// Starts to follow every run that surely exists, or goes on where the last reader ended.
     pub fn follow_all(&self) {
-        let mut people = self.watch.0.lock();
-        for run in 0..people.model.runs.len() {
-            if people.followers[run].is_none() && 0 < people.model.runs[run].sure {
-                match super::survey::ready(self.store.tail(Query::run(run_key(run)))) {
-                    Ok(tail) => people.followers[run] = Some(tail),
-                    Err(Error::Stopped { .. }) => return,
-                    Err(other) => panic!("run {run} exists and cannot be followed: {other}"),
+        let people = &mut *self.watch.0.lock();
+        let now_ms = self.store.clock_ms();
+        for (number, follower) in people.followers.iter_mut().enumerate() {
+            let run = &mut people.model.runs[number];
+            let generation = run.sure_generation();
+            let is_there = run.state.presence(now_ms) == Presence::There;
+            let Some(generation) = generation.filter(|sure| *sure == run.state.generation) else {
+                continue;
+            };
+            if follower.tail.is_some() || !is_there {
+                continue;
+            }
+            if follower.generation != generation {
+                *follower = Follower { generation, ..Follower::default() };
+            }
+            if follower.rests {
+                continue;
+            }
+            let start = follower.cursor.clone().map_or(Start::Beginning, Start::Cursor);
+            match ready(self.store.tail(Query::run(run_key(number)).from(start))) {
+                Ok(tail) => {
+                    let cursor = tail.cursor();
+                    assert_eq!(cursor.seq.0, follower.next, "it goes on where it was");
+                    run.learn_uid(generation, cursor.run_uid);
+                    follower.tail = Some(tail);
                 }
+                Err(Error::Stopped { .. }) => return,
+                Err(other) => panic!("run {number} exists and cannot be followed: {other}"),
             }
         }
         people.look();
     }
 
+    /// The reader of a run goes away, or comes back.
+    pub fn rest(&self, run: usize, rests: bool) {
+        let follower = &mut self.watch.0.lock().followers[run];
+        if let Some(tail) = follower.tail.take() {
+            let cursor = tail.cursor();
+            follower.next = cursor.seq.0;
+            follower.cursor = Some(cursor.to_string());
+        }
+        follower.rests = rests;
+    }
+
+    /// Looks which of the runs that may have expired are gone.
+    fn note_vanished(&self) {
+        let now_ms = self.store.clock_ms();
+        for number in 0..self.with_model(|model| model.runs.len()) {
+            let may_be_gone = self.with_model(|model| {
+                model.seen_ms = model.seen_ms.max(now_ms);
+                let state = &model.runs[number].state;
+                state.presence(now_ms) == Presence::There
+                    && state.may_have_expired(model.retention_ms, model.seen_ms)
+            });
+            if !may_be_gone {
+                continue;
+            }
+            let key = run_key(number);
+            let mut asked = pin!(self.store.get_run(&key));
+            match asked.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                // An earlier run of the name that was deleted is told to be.
+                Poll::Ready(Err(Error::Refused(refusal))) => {
+                    self.with_model(|model| model.runs[number].vanish());
+                    let presence =
+                        self.with_model(|model| model.runs[number].state.presence(now_ms));
+                    let expected = match presence {
+                        Presence::Deleted => Refusal::RunDeleted,
+                        _ => Refusal::RunNotFound,
+                    };
+                    assert_eq!(refusal, expected, "what is told of a run that has expired");
+                }
+                Poll::Ready(Ok(_) | Err(Error::Stopped { .. })) | Poll::Pending => {}
+                Poll::Ready(Err(other)) => panic!("run {number} may have expired: {other}"),
+            }
+        }
+    }
+
     /// Submits a command. What can be answered at once is answered at once.
     pub fn submit(&self, run: usize, request: Request) {
-        let mut answer = ask(&self.store, run, &request);
+        self.submit_to(run, request, None);
+    }
+
+    /// As [`submit`](Self::submit), for the run of this identity and no other.
+    pub fn submit_to(&self, run: usize, request: Request, run_uid: Option<RunUid>) {
+        // A run that has expired is gone from the moment it leaves memory.
+        self.note_vanished();
+        let mut answer = ask(&self.store, run, &request, run_uid);
         let first = answer.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         let mut people = self.watch.0.lock();
-        let expected = people.model.submit(run, &request);
+        let now_ms = self.store.clock_ms();
+        let expected = people.model.submit(run, &request, run_uid, now_ms);
         match first {
             Poll::Pending => people.waiting.push(Waiting { expected, request, answer }),
             Poll::Ready(Err(
@@ -275,6 +391,7 @@ impl Life {
     pub fn flush_step(&mut self) -> Flushed {
         let flushed = self.stepper.flush();
         self.look();
+        self.note_vanished();
         flushed
     }
 
@@ -288,6 +405,14 @@ impl Life {
                 _ => return false,
             }
         }
+    }
+
+    /// Lets the flusher collect the pack that is worth it most; false if none is.
+    pub fn collect(&mut self) -> bool {
+        let collected = self.stepper.collect();
+        self.look();
+        self.note_vanished();
+        collected
     }
 
     /// Lets the log be idle for a while.
@@ -310,7 +435,7 @@ impl Life {
     /// Ends in order: everything taken is written, the log is marked clean.
     pub fn shut_down(mut self) -> (Heritage, Vec<Point>) {
         self.settle();
-        super::survey::ready(self.store.close()).expect("the store closes");
+        ready(self.store.close()).expect("the store closes");
         let Self { store, stepper, watch } = self;
         stepper.finish();
         leave(store, &watch)
@@ -337,7 +462,7 @@ fn leave(store: Store, watch: &Watch) -> (Heritage, Vec<Point>) {
 }
 
 /// Asks the store; the future owns all it needs.
-fn ask(store: &Store, run: usize, request: &Request) -> Answering {
+fn ask(store: &Store, run: usize, request: &Request, run_uid: Option<RunUid>) -> Answering {
     let (store, key) = (store.clone(), run_key(run));
     match request.clone() {
         Request::Create => Box::pin(async move {
@@ -348,7 +473,8 @@ fn ask(store: &Store, run: usize, request: &Request) -> Answering {
         }),
         Request::Append(batch) => Box::pin(async move {
             let absent = if batch.create { IfAbsent::Create } else { IfAbsent::Refuse };
-            let answer = store.append(&key, append(&batch), absent).await?;
+            let append = Append { run_uid, ..append(&batch) };
+            let answer = store.append(&key, append, absent).await?;
             assert!(!answer.positions_forgotten, "fewer appends than are remembered");
             Ok(Answer::Appended {
                 uid: answer.run_uid,
@@ -360,18 +486,23 @@ fn ask(store: &Store, run: usize, request: &Request) -> Answering {
             })
         }),
         Request::CloseStream(name) => Box::pin(async move {
-            let close = CloseStream { run_uid: None, stream: stream_name(name).into() };
+            let close = CloseStream { run_uid, stream: stream_name(name).into() };
             let end = store.close_stream(&key, close).await?;
             Ok(Answer::StreamClosed { final_index: end.final_index.0, again: end.deduplicated })
         }),
         Request::Close(outcome) => Box::pin(async move {
-            let closed = store.close_run(&key, Close { outcome, ..Close::default() }).await?;
+            let closed =
+                store.close_run(&key, Close { run_uid, outcome, ..Close::default() }).await?;
             Ok(Answer::Closed { seq: closed.closed_seq.0, again: closed.deduplicated })
         }),
         Request::Trim(name, trim) => Box::pin(async move {
             let stream = stream_name(name).into();
-            let trim = Trim { run_uid: None, stream, trim: Index(trim) };
+            let trim = Trim { run_uid, stream, trim: Index(trim) };
             Ok(Answer::Trimmed(store.trim(&key, trim).await?.0))
+        }),
+        Request::Delete => Box::pin(async move {
+            let deleted = store.delete_run(&key, Delete { run_uid }).await?;
+            Ok(Answer::Deleted { deleted_ms: deleted.deleted_ms, again: deleted.deduplicated })
         }),
     }
 }

@@ -13,15 +13,21 @@ use std::{
 };
 
 use braidlog::{
-    Options,
-    platform::sim::{Call, Fate, Mode, SimClock, SimDisk, SimRng},
+    Options, Outcome,
+    engine::Progress,
+    manifest::{self, LiveSet},
+    platform::{
+        Clock,
+        sim::{self, Call, Fate, Mode, SimClock, SimDisk, SimRng},
+    },
+    segment::Pack,
 };
 
 use super::{
     life::{Heritage, Life, Made, Opening, Point},
-    model::{Batch, Model, Request},
-    survey::survey,
-    workload::{RUNS, Workload, in_order, no_batch_is_doubled, options},
+    model::{Batch, Model, Request, What},
+    survey::{Found, survey},
+    workload::{LEAPS_MS, RUNS, Workload, in_order, no_batch_is_doubled, options},
 };
 
 /// Crashes in one chain of crash and recovery, beside those of the history itself.
@@ -38,7 +44,14 @@ pub struct Totals {
     pub records: AtomicU64,
     pub torn: AtomicU64,
     pub slots: AtomicU64,
+    pub slots_again: AtomicU64,
     pub manifests: AtomicU64,
+    pub packs: AtomicU64,
+    pub packs_collected: AtomicU64,
+    pub packs_verified: AtomicU64,
+    pub come_back: AtomicU64,
+    pub deleted: AtomicU64,
+    pub vanished: AtomicU64,
 }
 
 /// How a machine stops.
@@ -126,6 +139,8 @@ pub struct History<'a> {
     only: Option<u64>,
     options: Options,
     clock: SimClock,
+    /// The wall clock goes back to this at most.
+    epoch_ms: u64,
     workload: Workload,
 }
 
@@ -134,15 +149,18 @@ impl<'a> History<'a> {
         let mut rng = SimRng::new(seed ^ history.wrapping_mul(0xd134_2543_de82_ef95));
         let options = options(&mut rng);
         let workload = Workload::new(SimRng::new(rng.next_u64()));
-        let clock = SimClock::new(1_700_000_000_000);
+        let epoch_ms = 1_700_000_000_000;
+        let clock = SimClock::new(epoch_ms);
         let place = Place { seed, history, cut: 0, what: "the history itself".into() };
-        Self { totals, place, only, options, clock, workload }
+        Self { totals, place, only, options, clock, epoch_ms, workload }
     }
 
     /// Lives the history through.
     pub fn run(mut self) {
         let mut disk = SimDisk::new();
-        let mut heritage = Heritage { model: Model::new(RUNS as usize), unanswered: Vec::new() };
+        let retention_ms = self.options.retention.age_ms;
+        let model = Model { retention_ms, ..Model::new(RUNS as usize) };
+        let mut heritage = Heritage { model, unanswered: Vec::new() };
         for _ in 0..2 + self.workload.rng.below(5) {
             (disk, heritage) = self.live(&disk, heritage);
         }
@@ -158,6 +176,7 @@ impl<'a> History<'a> {
         self.check_all(&points, &model, &unanswered);
         let mut life = life.unwrap_or_else(|error| panic!("a crash is never fatal: {error}"));
         look_around(&life, &mut SimRng::new(seed));
+        life.follow_all();
         in_order(unanswered).into_iter().for_each(|(run, batch)| {
             life.submit(run, Request::Append(batch));
         });
@@ -173,8 +192,12 @@ impl<'a> History<'a> {
     fn work(&mut self, life: &mut Life) {
         let rng = &mut self.workload.rng;
         self.clock.advance(Duration::from_millis(rng.below(200)));
-        if rng.chance(1, 20) {
-            self.clock.set_wall_ms(1_700_000_000_000 + rng.below(100_000));
+        match rng.below(20) {
+            0 => self.clock.set_wall_ms(self.epoch_ms + rng.below(100_000)),
+            // What is not durable yet does not grow old.
+            1 if !life.is_waiting() => self.leap(),
+            2 => self.let_expire(life),
+            _ => {}
         }
         self.workload.take_turn(life);
         let points = life.take_points();
@@ -185,9 +208,28 @@ impl<'a> History<'a> {
         assert!(errors.is_empty(), "nothing fails on a sound disk: {errors:?}");
     }
 
+    /// Much time goes by.
+    fn leap(&mut self) {
+        self.epoch_ms += LEAPS_MS[self.workload.rng.below(2) as usize];
+        self.clock.set_wall_ms(self.epoch_ms);
+    }
+
+    /// Ends most runs, and lets so much time go by that they may be given up.
+    fn let_expire(&mut self, life: &mut Life) {
+        for run in 0..RUNS as usize {
+            if self.workload.rng.chance(3, 4) {
+                life.submit(run, Request::Close(Outcome::Completed));
+            }
+        }
+        if life.settle() == Progress::Idle && life.flush() && !life.is_waiting() {
+            self.leap();
+            while life.collect() {}
+        }
+    }
+
     /// The end of a life: the disk that the next one finds, and what was known.
     fn end(&mut self, disk: &SimDisk, mut life: Life) -> (SimDisk, Heritage) {
-        self.count_files(&life);
+        self.count(&life);
         self.workload.submit_some(&life);
         let cut = Cut::random(&mut self.workload.rng);
         if self.workload.rng.chance(1, 4) {
@@ -210,15 +252,28 @@ impl<'a> History<'a> {
         }
     }
 
-    fn count_files(&self, life: &Life) {
+    /// Counts what was done in a life, but for its end.
+    fn count(&self, life: &Life) {
         let made = life.made();
-        let created = |start: &str| {
-            let of_kind = |made: &&Made| made.call == Call::Create && made.path.starts_with(start);
+        let count = |call: Call, start: &str| {
+            let of_kind = |made: &&Made| made.call == call && made.path.starts_with(start);
             made.iter().filter(of_kind).count() as u64
         };
         // Opening makes one of each.
-        add(&self.totals.slots, created("journal/").saturating_sub(1));
-        add(&self.totals.manifests, created("MANIFEST").saturating_sub(1));
+        let slots_new = count(Call::Create, "journal/");
+        add(&self.totals.slots, slots_new.saturating_sub(1));
+        add(&self.totals.slots_again, life.slots_zeroed() - slots_new);
+        add(&self.totals.manifests, count(Call::Create, "MANIFEST").saturating_sub(1));
+        add(&self.totals.packs, count(Call::Rename, "packs/"));
+        add(&self.totals.packs_collected, count(Call::Unlink, "packs/"));
+        life.with_model(|model| {
+            let done = |is_wanted: fn(&What) -> bool| {
+                let ops = model.runs.iter().flat_map(|run| &run.ops);
+                ops.filter(|op| is_wanted(&op.what)).count() as u64
+            };
+            add(&self.totals.deleted, done(|what| matches!(what, What::Delete)));
+            add(&self.totals.vanished, done(|what| matches!(what, What::Vanish)));
+        });
     }
 
     /// Tries several cuts at each point.
@@ -237,7 +292,8 @@ impl<'a> History<'a> {
                 if self.only.is_none_or(|only| only == self.place.cut) {
                     self.place.what = format!("operation {}, {cut:?}", point.disk.ops());
                     let knowledge = Knowledge { model: &known, unanswered };
-                    self.check_cut(&point.disk, cut, &knowledge, &mut rng, 1);
+                    let wall_ms = self.clock.wall_ms();
+                    self.check_cut(&point.disk, wall_ms, cut, &knowledge, &mut rng, 1);
                 }
             }
         }
@@ -249,27 +305,33 @@ impl<'a> History<'a> {
     fn check_cut(
         &self,
         point: &SimDisk,
+        wall_ms: u64,
         cut: Cut,
         knowledge: &Knowledge<'_>,
         rng: &mut SimRng,
         depth: u32,
     ) {
         let disk = cut.at(point);
+        let clock = SimClock::new(wall_ms);
+        if rng.chance(1, 16) {
+            // Somebody finds the machine a day later.
+            clock.advance(Duration::from_millis(LEAPS_MS[1]));
+        }
         add(&self.totals.crash_points, 1);
         let then = Then::random(rng, depth);
         if then == Then::CutRecovery {
             disk.record_crash_points();
         }
-        let life = self.recover(&disk, knowledge, rng, depth);
+        let life = self.recover(&disk, &clock, knowledge, rng, depth);
         match then {
             Then::Nothing | Then::CutRecovery => drop(life.abandon()),
             Then::Reopen => {
                 let (Heritage { model, .. }, _) = life.abandon();
                 disk.kill();
                 let same = Knowledge { model: &model, unanswered: &[] };
-                drop(self.recover(&disk, &same, rng, DEPTH_MAX).abandon());
+                drop(self.recover(&disk, &clock, &same, rng, DEPTH_MAX).abandon());
             }
-            Then::GoOn => self.go_on(&disk, life, knowledge.unanswered, rng, depth),
+            Then::GoOn => self.go_on(&disk, &clock, life, knowledge.unanswered, rng, depth),
         }
     }
 
@@ -277,21 +339,25 @@ impl<'a> History<'a> {
     fn recover(
         &self,
         disk: &SimDisk,
+        clock: &SimClock,
         knowledge: &Knowledge<'_>,
         rng: &mut SimRng,
         depth: u32,
     ) -> Life {
         let model = knowledge.model.clone();
         let Opening { life, points, .. } =
-            Life::open(disk, &self.clock, rng.next_u64(), &self.options, model);
+            Life::open(disk, clock, rng.next_u64(), &self.options, model);
         let life = life.unwrap_or_else(|error| panic!("a crash is never fatal: {error}"));
         add(&self.totals.recoveries, 1);
         add(&self.totals.torn, u64::from(life.store.opened().recovered.torn));
-        add(&self.totals.records, look_around(&life, rng));
+        let found = look_around(&life, rng);
+        add(&self.totals.records, found.records);
+        add(&self.totals.come_back, found.came_back);
+        add(&self.totals.packs_verified, check_files(disk, &life, &self.options));
         add(&self.totals.in_recovery, points.len() as u64);
         for point in points {
             let cut = Cut::random(rng);
-            self.check_cut(&point.disk, cut, knowledge, rng, depth + 1);
+            self.check_cut(&point.disk, clock.wall_ms(), cut, knowledge, rng, depth + 1);
         }
         life
     }
@@ -300,11 +366,13 @@ impl<'a> History<'a> {
     fn go_on(
         &self,
         disk: &SimDisk,
+        clock: &SimClock,
         mut life: Life,
         unanswered: &[(usize, Batch)],
         rng: &mut SimRng,
         depth: u32,
     ) {
+        life.follow_all();
         in_order(unanswered.to_vec()).into_iter().for_each(|(run, batch)| {
             life.submit(run, Request::Append(batch));
         });
@@ -324,7 +392,8 @@ impl<'a> History<'a> {
         let Some(point) = points.get(pick) else { return };
         let model = before.model.at(&point.known);
         let knowledge = Knowledge { model: &model, unanswered: &before.unanswered };
-        self.check_cut(&point.disk, Cut::random(rng), &knowledge, rng, depth + 1);
+        let cut = Cut::random(rng);
+        self.check_cut(&point.disk, clock.wall_ms(), cut, &knowledge, rng, depth + 1);
     }
 }
 
@@ -350,14 +419,48 @@ impl Then {
 }
 
 /// Holds an opened store to the model; what was found is there for ever from now on.
-fn look_around(life: &Life, rng: &mut SimRng) -> u64 {
-    let found = life.with_model(|model| {
+fn look_around(life: &Life, rng: &mut SimRng) -> Found {
+    life.with_model(|model| {
         let found = survey(&life.store, model, rng);
         model.settle(&found.runs);
         found
-    });
-    life.follow_all();
-    found.records
+    })
+}
+
+/// Checks that every file is one that the manifest lists, and that every pack is sound; returns the
+/// packs.
+fn check_files(disk: &SimDisk, life: &Life, options: &Options) -> u64 {
+    // A look at the disk must not sync anything.
+    let disk = disk.fork();
+    let platform = sim::platform(&disk, &SimClock::new(0), 0);
+    let store_uuid = life.store.opened().store_uuid;
+    let plan = manifest::plan(&platform, store_uuid).expect("the manifest is read");
+    let plan = plan.expect("there is one");
+    let LiveSet { slots, packs, .. } = &plan.live;
+    for listed in packs.values() {
+        let pack = Pack::open(&*platform.vfs, listed.listed, store_uuid);
+        let verified = pack.and_then(|pack| pack.verify());
+        verified.unwrap_or_else(|error| panic!("a pack that is listed: {error}"));
+    }
+    let (mut packs_found, mut slots_found) = (0, 0);
+    for path in disk.files() {
+        let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
+        match folder {
+            "journal" => slots_found += 1,
+            "packs" => packs_found += 1,
+            "" if name.starts_with("MANIFEST-") => {
+                assert_eq!(name, format!("MANIFEST-{:016x}", plan.number), "an old manifest");
+            }
+            "" => {}
+            _ => panic!("{path} is left behind"),
+        }
+    }
+    assert_eq!(packs_found, 2 * packs.len(), "a pack and its names: {:?}", disk.files());
+    // Every start takes a slot, and may have to make one.
+    let starts = life.store.opened().incarnation as usize;
+    let slots_max = options.journal_slots_max as usize + 1 + starts;
+    assert!(slots.len() <= slots_found && slots_found <= slots_max, "{:?}", disk.files());
+    packs.len() as u64
 }
 
 fn add(total: &AtomicU64, n: u64) {
@@ -407,7 +510,9 @@ fn no_acknowledged_record_is_lost_doubled_or_invented_by_a_power_cut() {
     println!(
         "crash points: {}, recoveries: {}, records checked: {}, seed: {seed}\n\
          histories: {}, operations: {}, cuts in recovery: {}, torn blocks: {}, \
-         slots changed: {}, manifests rotated: {}",
+         slots made: {}, slots used again: {}, manifests rotated: {}\n\
+         packs written: {}, packs collected: {}, packs verified: {}, runs that came back: {}, \
+         runs deleted: {}, runs expired: {}",
         total(|t| &t.crash_points),
         total(|t| &t.recoveries),
         total(|t| &t.records),
@@ -416,12 +521,25 @@ fn no_acknowledged_record_is_lost_doubled_or_invented_by_a_power_cut() {
         total(|t| &t.in_recovery),
         total(|t| &t.torn),
         total(|t| &t.slots),
+        total(|t| &t.slots_again),
         total(|t| &t.manifests),
+        total(|t| &t.packs),
+        total(|t| &t.packs_collected),
+        total(|t| &t.packs_verified),
+        total(|t| &t.come_back),
+        total(|t| &t.deleted),
+        total(|t| &t.vanished),
     );
     for (what, of) in [
         ("torn block", (|t| &t.torn) as fn(&Totals) -> &AtomicU64),
         ("cut in recovery", |t| &t.in_recovery),
-        ("changed slot", |t| &t.slots),
+        ("new slot", |t| &t.slots),
+        ("slot used again", |t| &t.slots_again),
+        ("pack", |t| &t.packs),
+        ("collected pack", |t| &t.packs_collected),
+        ("run from a pack", |t| &t.come_back),
+        ("deleted run", |t| &t.deleted),
+        ("expired run", |t| &t.vanished),
         ("rotated manifest", |t| &t.manifests),
     ] {
         assert!(wanted < 100_000 || 0 < total(of), "no {what} was met: the sweep is too tame");

@@ -12,6 +12,8 @@ use braidlog::platform::{
 pub trait Watcher: Send + Sync {
     /// The call is about to be made.
     fn before(&self);
+    /// A part of a file was filled with zeros.
+    fn zeroed(&self, path: &str);
     /// It was made, and succeeded or not.
     fn after(&self, call: Call, path: &str, succeeded: bool);
 }
@@ -123,7 +125,9 @@ impl File for WatchedFile {
     }
 
     fn write_zeros_at(&self, position: u64, len: u64) -> io::Result<()> {
-        self.watched(Call::Write, || self.inner.write_zeros_at(position, len))
+        self.watched(Call::Write, || self.inner.write_zeros_at(position, len))?;
+        self.watcher.zeroed(&self.path);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use braidlog::{Codec, Options, Outcome, platform::sim::SimRng};
+use braidlog::{Codec, Options, Outcome, RunUid, platform::sim::SimRng};
 use bytes::Bytes;
 
 use super::{
@@ -18,6 +18,12 @@ const STREAMS: u64 = 3;
 const PRODUCERS: u64 = 2;
 /// Fewer than the store remembers the positions of.
 const APPENDS_PER_EPOCH_MAX: u64 = 60;
+
+/// How long a closed run is kept, where that is not long.
+const RETENTION_MS: u64 = 60 * 60 * 1_000;
+/// Leaps of the clock: beyond the retention, and beyond the day for which a deletion is told. No
+/// sum of them comes near that day.
+pub const LEAPS_MS: [u64; 2] = [8_280_000, 90_000_000];
 
 /// What callers of a history are like, and their randomness.
 pub struct Workload {
@@ -40,6 +46,9 @@ pub fn options(rng: &mut SimRng) -> Options {
     options.codec = [Codec::None, Codec::Lz4, Codec::Zstd][rng.below(3) as usize];
     if rng.chance(1, 2) {
         options.resident_bytes = 64 << 10;
+    }
+    if rng.chance(2, 3) {
+        options.retention.age_ms = Some(RETENTION_MS);
     }
     options
 }
@@ -81,8 +90,11 @@ impl Workload {
     pub fn submit_some(&mut self, life: &Life) {
         for _ in 0..=self.rng.below(3) {
             let run = self.rng.below(RUNS) as usize;
-            let request = life.with_model(|model| self.request(&model.runs[run]));
-            life.submit(run, request);
+            let (request, run_uid) = life.with_model(|model| {
+                let run = &model.runs[run];
+                (self.request(run), self.run_uid(run))
+            });
+            life.submit_to(run, request, run_uid);
         }
     }
 
@@ -102,6 +114,15 @@ impl Workload {
                 life.flush_step();
             }),
             _ => {}
+        }
+        match self.rng.below(16) {
+            0 => drop(life.collect()),
+            1 => while life.collect() {},
+            _ => {}
+        }
+        if self.rng.chance(1, 4) {
+            life.rest(self.rng.below(RUNS) as usize, self.rng.chance(1, 2));
+            life.follow_all();
         }
         if !life.is_waiting() && self.rng.chance(1, 6) {
             life.idle();
@@ -126,11 +147,24 @@ impl Workload {
             2..=3 => Request::Trim(stream, self.rng.below(tail + 1)),
             4 => Request::Trim(stream, tail + self.rng.below(2)),
             5 => Request::CloseStream(stream),
-            6 if self.rng.chance(1, 3) => Request::Close(Outcome::Completed),
+            6 => Request::Close(Outcome::Completed),
+            10 => Request::Delete,
             7 if run.state.outcome.is_some() => Request::Close(Outcome::Failed),
             8..=9 => self.repeat(run).unwrap_or(Request::Create),
-            10..=24 => self.append(run, stream, true),
+            11..=24 => self.append(run, stream, true),
             _ => self.append(run, stream, false),
+        }
+    }
+
+    /// The identity that a caller may know the run by: mostly none, sometimes an old one.
+    fn run_uid(&mut self, run: &Run) -> Option<RunUid> {
+        match self.rng.below(8) {
+            0 => run.uid(),
+            1 => {
+                let pick = self.rng.below(run.uids.len().max(1) as u64) as usize;
+                run.uids.get(pick).copied().flatten()
+            }
+            _ => None,
         }
     }
 
