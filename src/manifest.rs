@@ -2,10 +2,10 @@
 //! what was copied out of it.
 //!
 //! A manifest is a slot-shaped file of blocks like the journal's; each block's payload is a list
-//! of edits, applied all or nothing. `CURRENT` names the live one. Every start of the store, and
-//! every manifest that is full, leads to a new manifest that begins with a snapshot: after a plain
-//! kill the newest edit may exist in the page cache only, and nothing that was done because of it
-//! may outlive it.
+//! of edits, applied all or nothing. `CURRENT` names the live one. Every start of the store leads to
+//! a new manifest that begins with a snapshot: after a plain kill the newest edit may exist in the
+//! page cache only, and nothing that was done because of it may outlive it. A manifest that is half
+//! full is replaced, too, as soon as there is space for a new one.
 //!
 //! What it deliberately does not do: touch the files that it lists.
 
@@ -23,7 +23,7 @@ use crate::{
         BlockWriter,
         scan::{Ended, Next, SlotImage, read_from_disk},
     },
-    platform::{Open, Platform, RelPath},
+    platform::{Open, Platform, RelPath, is_full},
 };
 
 /// The files that are alive.
@@ -178,8 +178,12 @@ pub struct Manifest {
     incarnation: u64,
     bytes: u64,
     number: u64,
+    /// Number of the next one; one that was not finished is not used again.
+    number_next: u64,
     live: LiveSet,
     writer: BlockWriter,
+    /// Something failed: what the disk has is not known, and nothing is tried again.
+    failed: bool,
 }
 
 impl Manifest {
@@ -197,10 +201,20 @@ impl Manifest {
         number: u64,
         live: LiveSet,
     ) -> io::Result<Self> {
-        let writer = write_snapshot(platform, store_uuid, incarnation, bytes, number, &live)?;
-        switch_current(platform, Current { manifest: number, store_uuid, incarnation })?;
-        let platform = platform.clone();
-        Ok(Self { platform, store_uuid, incarnation, bytes, number, live, writer })
+        let writer = prepare(platform, store_uuid, incarnation, bytes, number, &live)?;
+        switch_current(platform)?;
+        let (platform, number_next) = (platform.clone(), number + 1);
+        Ok(Self {
+            platform,
+            store_uuid,
+            incarnation,
+            bytes,
+            number,
+            number_next,
+            live,
+            writer,
+            failed: false,
+        })
     }
 
     /// The live files.
@@ -213,33 +227,105 @@ impl Manifest {
         self.number
     }
 
-    /// Applies edits, all or nothing, durably.
+    /// Applies edits, all or nothing, durably. False if they need a new manifest and there is no
+    /// space for one: nothing is changed then, and they may be tried again.
     ///
     /// # Errors
-    /// Whatever the operating system says; the manifest must not be used again.
-    pub fn commit(&mut self, edits: &[Edit]) -> io::Result<()> {
-        edits.iter().for_each(|edit| self.live.apply(edit));
-        let payload = manifest::encode(edits);
-        if !self.writer.fits(payload.len()) {
-            return self.rotate();
-        }
-        self.writer.write(0, [&payload[..]], self.platform.clock.wall_ms())?;
-        self.writer.sync()
+    /// Whatever else the operating system says. After that every call fails: the store must stop.
+    pub fn commit(&mut self, edits: &[Edit]) -> io::Result<bool> {
+        self.guard(|manifest| manifest.write(edits))
     }
 
-    /// Goes on in a new manifest, which begins with all there is.
-    fn rotate(&mut self) -> io::Result<()> {
-        let old = file_name::manifest(self.number);
-        *self = Self::create(
-            &self.platform,
-            self.store_uuid,
-            self.incarnation,
-            self.bytes,
-            self.number + 1,
-            std::mem::take(&mut self.live),
-        )?;
-        self.platform.vfs.unlink(&old)
+    /// Sees to it that edits can be committed without a new manifest; false if that needs one now
+    /// and there is no space for it.
+    ///
+    /// # Errors
+    /// As with [`commit`](Self::commit).
+    pub fn make_room(&mut self, edits: &[Edit]) -> io::Result<bool> {
+        self.guard(|manifest| Ok(manifest.fits(edits) || manifest.go_on(manifest.live.clone())?))
     }
+
+    /// Goes on in a new manifest if half of this one is used, so that a full disk finds one in
+    /// which there is room. Without space for a new one this one stays.
+    ///
+    /// # Errors
+    /// As with [`commit`](Self::commit).
+    pub fn renew(&mut self) -> io::Result<()> {
+        if self.writer.remaining() < self.writer.size() / 2 {
+            self.guard(|manifest| manifest.go_on(manifest.live.clone()))?;
+        }
+        Ok(())
+    }
+
+    /// Does something unless something failed before, and remembers if it fails.
+    fn guard<T>(&mut self, work: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
+        if self.failed {
+            return Err(io::Error::other("the manifest failed before"));
+        }
+        let done = work(self);
+        self.failed = done.is_err();
+        done
+    }
+
+    /// Whether there is room for edits. A page is kept for the journal's next slot, so that what is
+    /// copied out of the journal does not take the room that appends wait for.
+    fn fits(&self, edits: &[Edit]) -> bool {
+        let kept = if matches!(edits, [Edit::SlotUse(_)]) { 0 } else { PAGE_BYTES };
+        self.writer.fits(manifest::encode(edits).len() + kept)
+    }
+
+    fn write(&mut self, edits: &[Edit]) -> io::Result<bool> {
+        let mut live = self.live.clone();
+        edits.iter().for_each(|edit| live.apply(edit));
+        if !self.fits(edits) {
+            return self.go_on(live);
+        }
+        self.live = live;
+        self.writer.write(0, [&manifest::encode(edits)[..]], self.platform.clock.wall_ms())?;
+        self.writer.sync()?;
+        Ok(true)
+    }
+
+    /// Goes on in a new manifest, which begins with `live`; false if there is no space for it.
+    fn go_on(&mut self, live: LiveSet) -> io::Result<bool> {
+        let number = self.number_next;
+        self.number_next += 1;
+        let Self { platform, store_uuid, incarnation, bytes, .. } = self;
+        match prepare(platform, *store_uuid, *incarnation, *bytes, number, &live) {
+            Ok(writer) => {
+                switch_current(platform)?;
+                // If this fails, the next start removes it.
+                let _ = platform.vfs.unlink(&file_name::manifest(self.number));
+                (self.number, self.live, self.writer) = (number, live, writer);
+                Ok(true)
+            }
+            Err(error) if is_full(&error) => {
+                // What was written takes the last of the space. If this fails, the next start
+                // removes it.
+                for path in [file_name::manifest(number), file_name::current_new()] {
+                    let _ = platform.vfs.unlink(&path);
+                }
+                tracing::warn!(%error, "no space for a new manifest");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Writes a manifest and the file that will name it, durably; the live one stays what it is.
+fn prepare(
+    platform: &Platform,
+    store_uuid: [u8; 16],
+    incarnation: u64,
+    bytes: u64,
+    number: u64,
+    live: &LiveSet,
+) -> io::Result<BlockWriter> {
+    let writer = write_snapshot(platform, store_uuid, incarnation, bytes, number, live)?;
+    let current = Current { manifest: number, store_uuid, incarnation };
+    write_new(platform, &file_name::current_new(), &current.encode())?;
+    Ok(writer)
 }
 
 fn write_snapshot(
@@ -253,7 +339,8 @@ fn write_snapshot(
     let path = file_name::manifest(number);
     let now_ms = platform.clock.wall_ms();
     let payload = manifest::encode(&live.snapshot());
-    let needed = (2 * PAGE_BYTES + payload.len()) as u64 * 2;
+    // A snapshot takes a quarter at most: until half is used, as much again is written.
+    let needed = (2 * PAGE_BYTES + payload.len()) as u64 * 4;
     let header = SlotHeader {
         kind: SlotKind::Manifest,
         file_seq: number,
@@ -276,8 +363,9 @@ fn write_snapshot(
     Ok(writer)
 }
 
-fn switch_current(platform: &Platform, current: Current) -> io::Result<()> {
-    replace(platform, &file_name::current_new(), &file_name::current(), &current.encode())
+/// Makes the manifest that was prepared the live one.
+fn switch_current(platform: &Platform) -> io::Result<()> {
+    put_in_place(platform, &file_name::current_new(), &file_name::current())
 }
 
 /// Replaces a small file as a whole: new file, sync, rename, directory sync.
@@ -290,10 +378,18 @@ pub(crate) fn replace(
     path: &RelPath,
     content: &[u8],
 ) -> io::Result<()> {
-    remove_leftover(platform, new)?;
-    let file = platform.vfs.open(new, Open::CreateNew)?;
+    write_new(platform, new, content)?;
+    put_in_place(platform, new, path)
+}
+
+fn write_new(platform: &Platform, path: &RelPath, content: &[u8]) -> io::Result<()> {
+    remove_leftover(platform, path)?;
+    let file = platform.vfs.open(path, Open::CreateNew)?;
     file.write_all_at(content, 0)?;
-    file.sync_all()?;
+    file.sync_all()
+}
+
+fn put_in_place(platform: &Platform, new: &RelPath, path: &RelPath) -> io::Result<()> {
     platform.vfs.rename(new, path)?;
     platform.vfs.sync_dir(&path.parent())
 }

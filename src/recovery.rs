@@ -681,11 +681,11 @@ pub fn apply(platform: &Platform, plan: Plan, sizes: Sizes) -> Result<Recovered,
     )?;
     let slot = plan.slot_free();
     let (writer, copies) = begin_slot(platform, &plan, slot, identity, incarnation, sizes)?;
-    manifest.commit(&[Edit::SlotUse(ListedSlot {
-        slot,
-        file_seq: plan.file_seq_next,
-        first_block_no: plan.durable_block_no,
-    })])?;
+    let first_block_no = plan.durable_block_no;
+    let listed = ListedSlot { slot, file_seq: plan.file_seq_next, first_block_no };
+    if !manifest.commit(&[Edit::SlotUse(listed)])? {
+        return Err(io::Error::from(io::ErrorKind::StorageFull).into());
+    }
     remove_leftovers(platform, plan.leftovers, old)?;
     let mut recovered = Recovered {
         identity,

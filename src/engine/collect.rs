@@ -142,6 +142,7 @@ impl Flusher {
         now_ms: u64,
     ) -> Result<bool, Error> {
         let mut sorted = Sorted::default();
+        let unlisted = self.unlisted.len();
         let sort = |pack| self.sort(pack, shelf, now_ms, &mut sorted);
         let collected = packs.iter().try_for_each(sort).and_then(|()| {
             let is_worth_it = freed_min <= sorted.freed;
@@ -153,6 +154,7 @@ impl Flusher {
         match collected {
             Err(error @ Error::Corrupt(_)) => {
                 tracing::error!(%error, "what could be collected is damaged");
+                self.remove_unlisted(unlisted);
                 self.diary.damaged.extend(packs.iter().map(|pack| pack.number()));
                 // Others may be worth it.
                 Ok(true)
@@ -220,6 +222,7 @@ impl Flusher {
         let mut edits: Vec<Edit> = numbers.iter().copied().map(Edit::PackDropped).collect();
         edits.extend(added.as_ref().map(|pack| Edit::PackAdded(*pack.listed())));
         self.commit(&edits)?;
+        self.unlisted.retain(|number| added.as_ref().is_none_or(|pack| pack.number() != *number));
         self.shared.packs.replace(added, &numbers);
         for change in &sorted.unlisted {
             self.shared.catalog.note(change.clone(), -1);
@@ -257,8 +260,7 @@ impl Flusher {
             };
             writer.add(again).map_err(|error| Self::pack_error(writer.number(), error))?;
         }
-        let (pack, _) = writer.finish(&*shared.platform.vfs)?;
-        Ok(Some(pack))
+        self.finish_pack(writer).map(|(pack, _)| Some(pack))
     }
 }
 

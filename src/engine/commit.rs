@@ -217,15 +217,23 @@ impl Committer {
         }
     }
 
-    /// Goes on in the next slot; false if it is not ready yet.
+    /// Goes on in the next slot; false if it is not ready yet, or cannot be listed yet.
     fn change_slot(&mut self) -> io::Result<bool> {
         self.supply.want();
+        let any = ListedSlot { slot: 0, file_seq: 0, first_block_no: 0 };
+        let can_list = self.shared.manifest.lock().make_room(&[Edit::SlotUse(any)])?;
+        self.supply.note_listing(can_list);
+        if !can_list {
+            return Ok(false);
+        }
         let Some(ready) = self.supply.take_ready()? else { return Ok(false) };
         let (slot, header) = (ready.slot, self.next_header(&ready));
         let file = ready.begin(&header)?;
         let listed =
             ListedSlot { slot, file_seq: header.file_seq, first_block_no: header.first_block_no };
-        self.shared.manifest.lock().commit(&[Edit::SlotUse(listed)])?;
+        if !self.shared.manifest.lock().commit(&[Edit::SlotUse(listed)])? {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.shared.frames.add_slot(&*self.shared.platform.vfs, slot, header.file_seq)?;
         self.writer.continue_in(file, header);
         self.file_seq_next += 1;

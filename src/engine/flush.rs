@@ -29,7 +29,6 @@ use super::{
     select::read_entry,
     shard::{DELETED_REMEMBERED_MS, Run},
     shared::Shared,
-    supply::is_full,
 };
 use crate::{
     core::RunState,
@@ -42,8 +41,9 @@ use crate::{
         segment::{JournalPoint, SegmentHead},
         wire,
     },
+    platform::is_full,
     record::{Index, RunNo, Seq},
-    segment::{NewSegment, PackWriter, Segment},
+    segment::{NewSegment, Pack, PackWriter, Segment},
 };
 
 /// Runs whose states are copied at once.
@@ -154,6 +154,8 @@ pub enum Flushed {
 pub(super) struct Flusher {
     pub(super) shared: Arc<Shared>,
     pack_next: u64,
+    /// Packs that were begun and are not listed by the manifest.
+    pub(super) unlisted: Vec<u64>,
     round: Option<Round>,
     failures: u32,
     last_round: Duration,
@@ -242,6 +244,7 @@ impl Flusher {
         Self {
             shared,
             pack_next,
+            unlisted: Vec::new(),
             round: None,
             failures: 0,
             last_round,
@@ -299,6 +302,17 @@ impl Flusher {
             return Flushed::Stopped;
         }
         self.go_on()
+    }
+
+    /// Collects the pack of which most is dead, however little that is; false if there is none, or
+    /// it failed.
+    #[cfg(feature = "sim")]
+    pub(super) fn force_collect(&mut self) -> bool {
+        !self.shared.is_stopped()
+            && self.collect(0).unwrap_or_else(|error| {
+                self.fail(&error);
+                false
+            })
     }
 
     /// Whether a round is under way.
@@ -374,6 +388,7 @@ impl Flusher {
     fn end_round(&mut self) -> Result<(), Error> {
         self.free_slots()?;
         while self.collect(DEAD_PERCENT)? {}
+        self.renew_manifest()?;
         self.failures = 0;
         self.last_round = self.shared.platform.clock.mono();
         self.shared.unflushed.rounds.send_replace(self.answers);
@@ -530,6 +545,7 @@ impl Flusher {
         let Shared { platform, options, store_uuid, .. } = &*self.shared;
         let number = self.pack_next;
         self.pack_next += 1;
+        self.unlisted.push(number);
         let header = PackHeader {
             number,
             kind,
@@ -539,6 +555,24 @@ impl Flusher {
         };
         PackWriter::create(&*platform.vfs, header, options.codec)
             .map_err(|error| Self::pack_error(number, error))
+    }
+
+    /// Ends a pack, and makes its name durable. A directory is not synced again after a sync of it
+    /// failed: the store stops.
+    pub(super) fn finish_pack(&self, writer: PackWriter) -> Result<(Pack, u64), Error> {
+        let vfs = &*self.shared.platform.vfs;
+        let finished = writer.finish(vfs)?;
+        vfs.sync_dir(&file_name::packs())
+            .map_err(|error| self.stop(format!("could not sync the packs' directory: {error}")))?;
+        Ok(finished)
+    }
+
+    /// Stops the store.
+    fn stop(&self, cause: String) -> Error {
+        tracing::error!(%cause, "stopped");
+        let cause: Arc<str> = cause.into();
+        self.shared.stop(cause.clone());
+        Error::Stopped { cause }
     }
 
     pub(super) fn pack_error(number: u64, source: std::io::Error) -> Error {
@@ -577,10 +611,11 @@ impl Flusher {
     /// Ends a pack, has the manifest list it, and lets its runs forget their places.
     fn install(&mut self, pack: OpenPack) -> Result<(), Error> {
         let OpenPack { writer, members } = pack;
-        let (pack, run_counter) = writer.finish(&*self.shared.platform.vfs)?;
+        let (pack, run_counter) = self.finish_pack(writer)?;
         let mut edits = vec![Edit::PackAdded(*pack.listed()), Edit::RunCounter(run_counter)];
         edits.extend(self.buried(&members));
         self.commit(&edits)?;
+        self.unlisted.retain(|number| *number != pack.number());
         self.shared.packs.replace([pack], &[]);
         for Member { run_no, until, .. } in members {
             let bytes = self.shared.shard(run_no.vshard()).lock().flushed_to(run_no, until);
@@ -631,12 +666,24 @@ impl Flusher {
 
     pub(super) fn commit(&self, edits: &[Edit]) -> Result<(), Error> {
         let committed = self.shared.manifest.lock().commit(edits);
-        committed.map_err(|error| {
-            let cause: Arc<str> = format!("could not write the manifest: {error}").into();
-            tracing::error!(%cause, "stopped");
-            self.shared.stop(cause.clone());
-            Error::Stopped { cause }
-        })
+        match committed {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::Io {
+                operation: "write a new manifest".into(),
+                source: Arc::new(std::io::ErrorKind::StorageFull.into()),
+            }),
+            Err(error) => Err(self.manifest_failed(&error)),
+        }
+    }
+
+    /// Sees to it that the manifest has room when there is no space for another.
+    fn renew_manifest(&self) -> Result<(), Error> {
+        let renewed = self.shared.manifest.lock().renew();
+        renewed.map_err(|error| self.manifest_failed(&error))
+    }
+
+    fn manifest_failed(&self, error: &std::io::Error) -> Error {
+        self.stop(format!("could not write the manifest: {error}"))
     }
 
     fn with_run<T>(&self, run_no: RunNo, look: impl FnOnce(&Run) -> T) -> T {
@@ -653,22 +700,32 @@ impl Flusher {
         let is_full = matches!(error, Error::Io { source, .. } if is_full(source));
         self.failures += u32::from(!is_full);
         if FAILURES_MAX <= self.failures {
-            let cause: Arc<str> = format!("could not write packs: {error}").into();
-            tracing::error!(%cause, "stopped");
-            self.shared.stop(cause);
+            self.stop(format!("could not write packs: {error}"));
             return Flushed::Stopped;
         }
         Flushed::Failed
     }
 
-    /// Leaves a pack that is being written; nobody relies on it.
+    /// Leaves the round, and the packs that are being written; nobody relies on them.
     fn give_up(&mut self) {
-        let Some(pack) = self.round.take().and_then(|round| round.pack) else { return };
-        let number = pack.writer.number();
-        drop(pack);
-        for path in [file_name::pack_new(number), file_name::pack_names_new(number)] {
-            // If this fails, the next start removes it.
-            let _ = self.shared.platform.vfs.unlink(&path);
+        self.round = None;
+        self.remove_unlisted(0);
+    }
+
+    /// Removes the packs that were begun after so many others and are not listed. Once the store
+    /// has stopped it is not known what the manifest lists, and they stay for the next start.
+    pub(super) fn remove_unlisted(&mut self, after: usize) {
+        let numbers = self.unlisted.split_off(after.min(self.unlisted.len()));
+        for number in numbers.into_iter().filter(|_| !self.shared.is_stopped()) {
+            for path in [
+                file_name::pack_new(number),
+                file_name::pack_names_new(number),
+                file_name::pack(number),
+                file_name::pack_names(number),
+            ] {
+                // If this fails, the next start removes it.
+                let _ = self.shared.platform.vfs.unlink(&path);
+            }
         }
     }
 }

@@ -55,7 +55,7 @@ impl Stepper {
 
     /// Writes a pack again of which anything is dead; false if there is none, or it failed.
     pub fn collect(&mut self) -> bool {
-        self.flusher.collect(0).unwrap_or(false)
+        self.flusher.force_collect()
     }
 
     /// Whether a pass over the frames in the journal is under way.

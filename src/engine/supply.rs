@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::{
     journal::{ReadySlot, RetiredSlot, prepare, prepare_again},
-    platform::Vfs,
+    platform::{Vfs, is_full},
 };
 
 /// How long after a full disk, or a reader in a retired slot, the next attempt is made.
@@ -39,6 +39,8 @@ struct State {
     slot_new: u32,
     /// All slots there may be are part of the journal.
     starved: bool,
+    /// The manifest has no room for another slot, and the disk none for another manifest.
+    unlistable: bool,
     failure: Option<io::Error>,
     closing: bool,
 }
@@ -84,6 +86,7 @@ impl Supply {
             listed,
             slot_new,
             starved: false,
+            unlistable: false,
             failure: None,
             closing: false,
         };
@@ -119,6 +122,11 @@ impl Supply {
         }
         state.listed += u32::from(state.ready.is_some());
         Ok(state.ready.take())
+    }
+
+    /// Notes whether a slot can be listed by the manifest.
+    pub(super) fn note_listing(&self, can: bool) {
+        self.state.lock().unlistable = !can;
     }
 
     /// Whether the next slot is ready or will surely be.
@@ -245,18 +253,14 @@ impl State {
     }
 
     fn is_full(&self) -> bool {
-        self.failure.as_ref().is_some_and(is_full)
+        self.unlistable || self.failure.as_ref().is_some_and(is_full)
     }
 
     fn is_broken(&self) -> bool {
-        self.failure.is_some() && !self.is_full()
+        self.failure.as_ref().is_some_and(|error| !is_full(error))
     }
 
     fn is_settled(&self) -> bool {
-        self.ready.is_some() || self.is_broken()
+        (self.ready.is_some() && !self.unlistable) || self.is_broken()
     }
-}
-
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -20,6 +20,11 @@ pub mod os;
 #[cfg(feature = "sim")]
 pub mod sim;
 
+/// Whether a call failed because there was no space on the disk, so that it may succeed later.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// A path inside the data directory: components joined by `/`, without `.`, `..` or a leading `/`.
 ///
 /// Built by [`crate::format::file_name`] from integers and fixed names only; user text never

@@ -214,12 +214,13 @@ impl PackWriter {
         Ok(())
     }
 
-    /// Ends the pack: directory, bloom filter, footer; then makes it durable, reads all of it back
-    /// from the disk, and gives it its name, durably. The manifest does not list it yet.
+    /// Ends the pack: directory, bloom filter, footer; then makes it durable, gives it its name, and
+    /// reads all of it back from the disk. The name is not durable until the caller has synced its
+    /// directory, and the manifest does not list it yet. Also the run counter it makes sure of.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if what comes back is not what was written, [`Error::Io`]. The pack is
-    /// then given up, and its file is left in `tmp`.
+    /// [`Error::Corrupt`] if what comes back is not what was written, [`Error::Io`]. What there is of
+    /// the pack is then for the caller to remove.
     pub fn finish(mut self, vfs: &dyn Vfs) -> Result<(Pack, u64), Error> {
         let (listed, bloom) = self.seal().map_err(|error| write_error(self.number(), error))?;
         let (number, counter) = (self.number(), self.run_counter());
@@ -230,7 +231,6 @@ impl PackWriter {
             .map_err(|error| write_error(number, error))?;
         let pack = Pack::open(vfs, listed, self.header.store_uuid)?;
         pack.verify()?;
-        vfs.sync_dir(&path.parent()).map_err(|error| write_error(number, error))?;
         Ok((pack, counter))
     }
 
