@@ -35,6 +35,8 @@ use braidlog::{
 };
 use bytes::Bytes;
 
+#[path = "format/packs.rs"]
+mod packs;
 #[path = "format/properties.rs"]
 mod properties;
 
@@ -223,7 +225,8 @@ fn folder() -> PathBuf {
 
 /// Whether trailing zeros of the file are left out.
 fn is_page(name: &str) -> bool {
-    name == "STORE.bin" || name.starts_with("slot-")
+    let pages = ["STORE.bin", "slot-", "pack-header", "pack-footer"];
+    pages.iter().any(|page| name.starts_with(page))
 }
 
 /// The golden bytes.
@@ -275,7 +278,12 @@ fn is_zero(bytes: &[u8]) -> bool {
 #[test]
 fn the_bytes_written_today_are_those_on_the_disks_of_users() {
     let bless_asked = std::env::var_os("BRAIDLOG_BLESS").is_some_and(|value| value == "1");
-    for (name, write) in FILES {
+    for (name, write) in packs::READ_ONLY {
+        if bless_asked && !folder().join(name).exists() {
+            bless(name, write());
+        }
+    }
+    for (name, write) in FILES.into_iter().chain(packs::FILES) {
         let bytes = write();
         if bless_asked {
             bless(name, bytes.clone());
@@ -294,7 +302,8 @@ fn every_golden_file_is_held_by_a_test() {
         .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
         .collect();
     on_disk.sort();
-    let mut held: Vec<_> = FILES.iter().map(|(name, _)| *name).collect();
+    let files = FILES.iter().chain(&packs::FILES).chain(&packs::READ_ONLY);
+    let mut held: Vec<_> = files.map(|(name, _)| *name).collect();
     held.sort_unstable();
     assert_eq!(on_disk, held);
 }

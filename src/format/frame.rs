@@ -19,8 +19,8 @@
 //!
 //! A **stub** stands for one frame, or for several that follow each other, whose records are all
 //! trimmed: `first_seq` and `time_ms` of the first, all of their records in `count`, crc and chain
-//! of the last, and no content. So the chain still links behind it. Stubs stand in segments only,
-//! where the CRC of the block covers them; their own is that of the frame they stand for.
+//! of the last. So the chain still links behind it. Its only content is the CRC of its own bytes
+//! 0..48, in 4 bytes. Stubs stand in segments only.
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
@@ -36,6 +36,7 @@ use crate::{
 
 /// Bytes before the records.
 pub const FRAME_HEADER_BYTES: usize = 48;
+const STUB_BYTES: usize = FRAME_HEADER_BYTES + 4;
 
 const VERSION: u8 = 1;
 
@@ -115,6 +116,9 @@ impl Frame {
     /// # Errors
     /// [`Damage::Message`] if they are not an `Effects` message.
     pub fn effects(&self) -> Result<Effects, Damage> {
+        if self.header.flags & FLAG_EFFECTS == 0 {
+            return Ok(Effects::default());
+        }
         let bytes = self.bytes.slice(self.effects_at()..);
         Effects::decode(bytes).map_err(|_| Damage::Message { what: "effects" })
     }
@@ -136,12 +140,14 @@ impl Frame {
             ..self.header
         };
         let mut bytes = self.bytes[..FRAME_HEADER_BYTES].to_vec();
-        put_u32(&mut bytes, 0, FRAME_HEADER_BYTES as u32 - 4);
+        put_u32(&mut bytes, 0, STUB_BYTES as u32 - 4);
         bytes[13] = header.flags;
         put_u64(&mut bytes, 24, header.first_seq.0);
         put_u32(&mut bytes, 32, header.count);
         put_u32(&mut bytes, 36, 0);
         put_u64(&mut bytes, 40, header.time_ms);
+        let crc = crc_of(&[&bytes]);
+        bytes.extend_from_slice(&crc.to_le_bytes());
         Frame { header, bytes: bytes.into() }
     }
 
@@ -180,8 +186,11 @@ impl Frame {
             records_len: get_u32(bytes, 36),
             time_ms: get_u64(bytes, 40),
         };
-        let is_stub = header.flags & FLAG_STUB != 0 && len == FRAME_HEADER_BYTES;
-        if !is_stub && header.crc != crc_of(&[&bytes[..4], &bytes[12..len]]) {
+        let is_sound = match header.flags & FLAG_STUB != 0 && len == STUB_BYTES {
+            true => get_u32(bytes, FRAME_HEADER_BYTES) == crc_of(&[&bytes[..FRAME_HEADER_BYTES]]),
+            false => header.crc == crc_of(&[&bytes[..4], &bytes[12..len]]),
+        };
+        if !is_sound {
             return Err(Damage::ContentCrc);
         }
         check_header(&header, bytes, len)?;
@@ -214,16 +223,26 @@ fn check_header(header: &FrameHeader, bytes: &[u8], len: usize) -> Result<(), Da
         return Err(Damage::Padding);
     }
     let records_len = header.records_len as usize;
+    if header.flags & FLAG_STUB != 0 {
+        let is_bare = content == STUB_BYTES - FRAME_HEADER_BYTES && records_len == 0;
+        let is_stub = is_bare && header.flags & FLAG_EFFECTS == 0;
+        return if is_stub { check_count(header) } else { Err(Damage::Message { what: "stub" }) };
+    }
     if content < records_len {
         return Err(Damage::Length { len: records_len as u64, available: content as u64 });
     }
     if (header.flags & FLAG_EFFECTS != 0) != (records_len < content) {
         return Err(Damage::Message { what: "effects" });
     }
-    if u64::MAX - header.first_seq.0 < u64::from(header.count) {
-        return Err(Damage::Length { len: u64::from(header.count), available: 0 });
+    check_count(header)
+}
+
+fn check_count(header: &FrameHeader) -> Result<(), Damage> {
+    let count = u64::from(header.count);
+    match u64::MAX - header.first_seq.0 < count {
+        true => Err(Damage::Length { len: count, available: 0 }),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Builds a frame: records first, then [`finish`](FrameBuilder::finish).

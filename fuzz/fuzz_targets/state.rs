@@ -1,0 +1,13 @@
+//! A run's state as segments end with it: what decodes encodes to a state that is the same.
+
+#![no_main]
+
+use braidlog::core::RunState;
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Ok(state) = RunState::from_bytes(Bytes::copy_from_slice(data)) else { return };
+    let again = RunState::from_bytes(state.to_bytes()).expect("what was written is read");
+    assert_eq!(again, state);
+});
