@@ -25,6 +25,14 @@ fn check(payload: Bytes) {
         let Ok(frame) = frame else { return };
         assert_eq!(frame.bytes(), &payload.slice(at..at + frame.bytes().len()));
         at += frame.bytes().len();
+        let stub = frame.to_stub(None);
+        assert_eq!(Frame::decode(stub.bytes()), Ok(stub.clone()));
+        assert_eq!(stub.next_seq(), frame.next_seq());
+        if frame.is_stub() {
+            // It is made of a frame, and not built.
+            assert_eq!(stub, frame);
+            continue;
+        }
         let has_effects = frame.header.flags & FLAG_EFFECTS != 0;
         let records: Result<Vec<_>, _> = wire::decode_all(frame.records()).collect();
         let (Ok(records), Ok(effects)) = (records, frame.effects()) else { continue };
