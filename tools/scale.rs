@@ -35,6 +35,10 @@ use braidlog::{
 };
 use clap::{Parser, ValueEnum};
 
+/// As the server does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const RECORDS: u64 = 10;
 const RECORD_BYTES: usize = 128;
 const WRITERS: u64 = 64;

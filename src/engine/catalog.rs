@@ -118,7 +118,9 @@ impl Catalog {
         if state.is_kept {
             state.pending_runs += runs;
             state.pending.insert(position_of(&change), change);
-            self.wake.notify_one();
+            if matches!(state.pending.len(), 1 | APPLY_CHANGES_MAX) {
+                self.wake.notify_one();
+            }
         }
     }
 
@@ -294,6 +296,11 @@ impl Indexer {
         let had: HashSet<_> = resident.iter().map(position_of).collect();
         let indexed_runs = index.len()?;
         let mut state = self.shared.catalog.state.lock();
+        // What was being applied to an index that failed is applied to this one.
+        for (at, change) in std::mem::take(&mut state.applying) {
+            state.pending.entry(at).or_insert(change);
+        }
+        state.applying_runs = 0;
         let is_new = |(at, change): &(&Position, &Change)| {
             matches!(change, Change::Put(_)) && !had.contains(at)
         };
@@ -327,9 +334,10 @@ impl Indexer {
                 if state.index.is_none() {
                     return Err(index.failure().unwrap_or(IndexError::Closed));
                 }
-                if !state.closing {
-                    catalog.wake.wait_for(&mut state, GATHER);
-                }
+                let is_growing = |state: &mut CatalogState| {
+                    state.pending.len() < APPLY_CHANGES_MAX && !state.closing
+                };
+                catalog.wake.wait_while_for(&mut state, is_growing, GATHER);
                 if state.pending.is_empty() && state.closing {
                     break;
                 }

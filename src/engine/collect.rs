@@ -38,6 +38,10 @@ use crate::{
 pub(super) const DEAD_PERCENT: u64 = 50;
 /// Packs of about the same size that are written as one.
 const TOGETHER: usize = 8;
+/// Small packs from which on that is done however much else there is to do.
+const SMALL_MAX: usize = 64;
+/// Share of what makes a round due that may wait for the next one while there is time for that.
+const CALM_SHARE: u64 = 16;
 /// Milliseconds for which something may be dead before its pack is collected anyway.
 const DEAD_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 /// Milliseconds between two looks through all packs for runs that have expired.
@@ -116,7 +120,7 @@ impl Flusher {
     }
 
     /// Writes several small packs as one, if there are many of about the same size: a store that
-    /// is written to now and then makes a small pack every time.
+    /// is written to now and then makes a small pack every time. While much is appended that waits.
     fn put_together(&mut self, shelf: &Shelf, now_ms: u64) -> Result<bool, Error> {
         let small = self.shared.options.pack_bytes / 4;
         let mut by_size: BTreeMap<u32, Vec<Arc<Pack>>> = BTreeMap::new();
@@ -126,6 +130,11 @@ impl Flusher {
             if is_small && !self.diary.is_damaged(pack.number()) {
                 by_size.entry(listed.bytes.ilog2() / 2).or_default().push(pack.clone());
             }
+        }
+        let small: usize = by_size.values().map(Vec::len).sum();
+        let waiting = self.shared.unflushed.bytes();
+        if small < SMALL_MAX && self.shared.options.flush_bytes / CALM_SHARE < waiting {
+            return Ok(false);
         }
         match by_size.into_values().find(|packs| TOGETHER <= packs.len()) {
             Some(packs) => self.collect_some(&packs[..TOGETHER], shelf, 0, now_ms),

@@ -387,11 +387,12 @@ impl Flusher {
 
     fn end_round(&mut self) -> Result<(), Error> {
         self.free_slots()?;
-        while self.collect(DEAD_PERCENT)? {}
+        self.shared.unflushed.rounds.send_replace(self.answers);
+        // What is to be copied comes first; but one pack is collected in every round.
+        while self.collect(DEAD_PERCENT)? && !self.is_due() {}
         self.renew_manifest()?;
         self.failures = 0;
         self.last_round = self.shared.platform.clock.mono();
-        self.shared.unflushed.rounds.send_replace(self.answers);
         Ok(())
     }
 

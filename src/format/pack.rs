@@ -65,8 +65,9 @@ pub const RAW_BYTES_MAX: usize = 16 << 20;
 
 const _: () = assert!(2 * FRAME_BYTES_MAX < RAW_BYTES_MAX, "frames and descriptions fit a block");
 
-/// Bits of the bloom filter per segment.
-const BLOOM_BITS: usize = 10;
+/// Bits of the bloom filter per segment: one in two thousand names is taken for one that is there,
+/// in each pack, and costs a look into its directory.
+const BLOOM_BITS: usize = 20;
 /// Bits that a name sets in its bucket.
 const BLOOM_PROBES: u32 = 7;
 const HEADER_LEN: usize = 128;
