@@ -37,6 +37,42 @@ pub const STREAMS_PER_RUN_MAX: usize = 256;
 pub const PRODUCERS_PER_RUN_MAX: usize = 256;
 /// Appends per producer whose positions are remembered; an older retry is answered without them.
 pub const PRODUCER_APPENDS_REMEMBERED: usize = 64;
+/// Bytes of a run's payload, at most.
+pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// Bytes of what is said of a run for gateways, names and values, at most.
+pub const ATTRIBUTES_BYTES_MAX: usize = 16 << 10;
+/// Bytes of an idempotency key, at most.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 2 << 10;
+/// Attempts of a run that says nothing of them.
+pub const ATTEMPTS_DEFAULT: u32 = 3;
+/// Requests of a run that are remembered.
+pub const REQUESTS_REMEMBERED: usize = 1_024;
+/// Ids of acked messages of an input stream that are remembered.
+pub const SENT_REMEMBERED: usize = 4_096;
+/// Inputs of a stream that a consumer may owe, at most.
+pub const INPUTS_OWED_MAX: u64 = 10_000;
+/// Bytes of inputs of a stream that may be owed, at most.
+pub const INPUT_BYTES_OWED_MAX: u64 = 64 << 20;
+/// Consumers of an input stream, at most.
+pub const CONSUMERS_MAX: usize = 8;
+/// Acked ranges above a consumer's floor, at most.
+pub const ACKED_RANGES_MAX: usize = 1_024;
+/// Waits of a run that are not settled, at most.
+pub const WAITS_MAX: usize = 1_024;
+/// Settled waits of a run that are remembered.
+pub const WAITS_REMEMBERED: usize = 1_024;
+/// Runs that wait for one run, at most.
+pub const WAITERS_MAX: usize = 1_024;
+/// Runs whose outboxes a run has heard of that it remembers.
+pub const SOURCES_REMEMBERED: usize = 4_096;
+/// Bytes of a metadata document, at most.
+pub const METADATA_BYTES_MAX: usize = 256 << 10;
+/// Operations on metadata of one commit, at most.
+pub const OPERATIONS_MAX: usize = 1_000;
+/// Term of a lease, at least and at most, in milliseconds.
+pub const LEASE_TERM_MS: std::ops::RangeInclusive<u64> = 1_000..=600_000;
+/// Milliseconds after its close for which a run still takes metadata and tags.
+pub const LATE_MS: u64 = 60 * 60 * 1_000;
 /// Records of one page of a read, at most.
 pub const READ_RECORDS_MAX: u64 = 1_000;
 /// Bytes of one page of a read, overrun by less than one record.

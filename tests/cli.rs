@@ -154,7 +154,7 @@ fn json_has_the_shapes_that_are_documented() {
         lines
     };
     let created = &json(&["run", "create", "r", "--task", "t"], b"")[0];
-    assert_eq!((&created["created"], &created["run"]["status"]), (&true.into(), &"open".into()));
+    assert_eq!((&created["created"], &created["run"]["status"]), (&true.into(), &"queued".into()));
     // A named producer sends full batches, however its input comes.
     let acked = &json(&["append", "r", "s", "--producer", "p"], b"a\n\xff")[0];
     for (field, value) in [
@@ -215,12 +215,12 @@ fn runs_are_listed_and_described_for_people() {
     let list = server.run(&["run", "list", "--prefix", "b-", "--limit", "2"]).clean();
     let rows: Vec<_> = list.text().lines().collect();
     assert_eq!(rows.len(), 3, "{rows:?}");
-    assert!(rows[0].starts_with("RUN  STATUS  TASK") && rows[1].starts_with("b-3  open    t"));
+    assert!(rows[0].starts_with("RUN  STATUS  TASK") && rows[1].starts_with("b-3  queued  t"));
     assert!(rows[2].starts_with("b-1"), "{rows:?}");
     assert_eq!(server.run(&["run", "list", "--prefix", "c"]).clean().text(), "");
     server.run_with(&["append", "a-1", "log"], b"x\n").clean();
     let get = server.run(&["run", "get", "a-1"]).clean();
-    for words in ["status      open", "tail        seq 2", "log     output"] {
+    for words in ["status      queued", "tail        seq 2", "log     output"] {
         assert!(get.text().contains(words), "{words:?} in {}", get.text());
     }
 }

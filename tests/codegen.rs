@@ -34,6 +34,7 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
 
     prost_build::Config::new()
         .bytes(["."])
+        .btree_map(["."])
         .out_dir(folder("messages"))
         .compile_fds(set.clone())
         .expect("messages");

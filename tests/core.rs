@@ -251,6 +251,7 @@ fn the_first_check_that_fails_decides() {
                         expected_seq: Some(state.tail + u64::from(wrong_seq)),
                         expected_index: Some(Index(tail) + u64::from(wrong_index)),
                         producer: if presents == Nothing { None } else { producer(id, epoch, seq) },
+                        ..Append::default()
                     };
                     // To another stream it is other content.
                     let known = matches!(presents, Same | OtherContent);
@@ -1392,6 +1393,7 @@ impl Trio {
                     expected_seq: expect.map(|right| if right { tail } else { Seq(0) }),
                     expected_index: expect.map(|_| Index(self.model.len(stream))),
                     producer,
+                    ..Append::default()
                 };
                 self.append(&append, now_ms, limit);
             }

@@ -76,6 +76,7 @@ async fn write(dir: &Path) {
         tags: vec!["red".into(), "blue".into()],
         batch: "a batch".into(),
         retention: Some(Retention { records: Some(1_000), ..Retention::default() }),
+        ..Create::default()
     };
     store.create_run(create).await.expect("created");
     writer.append_some(&store, &["packed", "closed", "trimmed", "deleted", "again", "both"]).await;

@@ -225,7 +225,7 @@ fn data_dir(args: &Args) -> PathBuf {
 /// Memory budgets of 768 MiB in all.
 fn options(args: &Args) -> Options {
     Options {
-        unflushed_bytes_max: 448 << 20,
+        unflushed_bytes_max: 432 << 20,
         index_cache_bytes: 16 << 20,
         ..Options::new(data_dir(args))
     }

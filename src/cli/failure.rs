@@ -169,6 +169,15 @@ fn refusal_class(refusal: &Refusal) -> (Exit, &'static str) {
         Refusal::Trimmed { .. } => (Exit::Precondition, "TRIMMED"),
         Refusal::BeyondTail { .. } => (Exit::Precondition, "BEYOND_TAIL"),
         Refusal::HistoryChanged { .. } => (Exit::Precondition, "HISTORY_CHANGED"),
+        Refusal::Fenced { .. } => (Exit::Precondition, "FENCED"),
+        Refusal::LeaseRequired { .. } => (Exit::Precondition, "LEASE_REQUIRED"),
+        Refusal::LeaseHeld { .. } => (Exit::Precondition, "LEASE_HELD"),
+        Refusal::NotQueued { .. } => (Exit::Precondition, "NOT_QUEUED"),
+        Refusal::BadAck { .. } => (Exit::Usage, "BAD_ACK"),
+        Refusal::InputsOwed { .. } => (Exit::Precondition, "INPUTS_OWED"),
+        Refusal::InputBacklog { .. } => (Exit::Precondition, "INPUT_BACKLOG"),
+        Refusal::MetadataTooLarge { .. } => (Exit::Precondition, "METADATA_TOO_LARGE"),
+        Refusal::WaitNotFound => (Exit::NotFound, "WAIT_NOT_FOUND"),
     }
 }
 

@@ -56,6 +56,8 @@ pub struct AppenderOptions {
     /// Batches that may wait for their acknowledgement. Above 64, the positions of a batch that
     /// was acknowledged only after a broken connection may be forgotten; it is there all the same.
     pub in_flight_max: usize,
+    /// Number of the lease under which this is done, if any.
+    pub lease_epoch: Option<u64>,
 }
 
 impl AppenderOptions {
@@ -68,6 +70,7 @@ impl AppenderOptions {
             producer_id: None,
             epoch: 0,
             in_flight_max: PRODUCER_APPENDS_REMEMBERED,
+            lease_epoch: None,
         }
     }
 }
@@ -128,6 +131,7 @@ impl Appender {
             stream: options.stream.as_ref().into(),
             producer_id: producer_id.as_ref().into(),
             producer_epoch: options.epoch,
+            lease_epoch: options.lease_epoch,
         };
         // Every batch in the channel has its permit, so there is always room.
         let in_flight_max = options.in_flight_max.min(Semaphore::MAX_PERMITS);

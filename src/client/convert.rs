@@ -8,7 +8,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    core::{Append, Appended, Close, CloseStream, Create, NewRecord, Refusal, Retention, Trim},
+    core::{
+        Append, Appended, Cancel, Close, CloseStream, Create, Lease, Life, NewRecord, Refusal,
+        Retention, Trim,
+    },
     engine::{
         Bounds, CacheUse, ClosedRun, CreatedRun, DEFAULT_NAMESPACE, DiskUse, End, FlushLag, Gap,
         IfAbsent, JournalSlots, ListRuns, Page, Query, RunEnd, RunInfo, RunKey, RunPage, RunTail,
@@ -51,6 +54,7 @@ pub(super) fn create(create: Create) -> Result<proto::CreateRunRequest, Error> {
         tags: names(&create.tags),
         batch_id: create.batch.as_ref().into(),
         retention: create.retention.map(Into::into),
+        spec: (create.spec != proto::RunSpec::default()).then_some(create.spec),
     })
 }
 
@@ -82,6 +86,7 @@ pub(super) fn close_run(run: &RunKey, close: Close) -> Result<proto::CloseRunReq
         output_type: close.output_type,
         error: close.error,
         expected_seq: close.expected_seq.map(|seq| seq.0),
+        lease_epoch: close.lease_epoch,
     })
 }
 
@@ -124,6 +129,7 @@ pub(super) fn append(
         expected_index: append.expected_index.map(|index| index.0),
         producer,
         create_run: absent == IfAbsent::Create,
+        lease_epoch: append.lease_epoch,
     })
 }
 
@@ -200,7 +206,8 @@ pub(super) fn cursor(text: &str) -> Result<Cursor, Error> {
 
 pub(super) fn run(run: Option<proto::Run>) -> Result<RunInfo, Error> {
     let run = run.ok_or_else(|| unexpected("an answer without its run"))?;
-    let outcome = outcome_of(run.status)?;
+    let outcome = outcome_of(status(run.status)?);
+    let lease = run.lease.unwrap_or_default();
     let ended = outcome.map(|outcome| RunEnd {
         outcome,
         completed_ms: run.completed_at_ms.unwrap_or_default(),
@@ -225,15 +232,43 @@ pub(super) fn run(run: Option<proto::Run>) -> Result<RunInfo, Error> {
         tail: Seq(run.tail),
         streams: run.streams,
         bytes: run.bytes,
+        status: status(run.status)?,
+        life: Life {
+            status: status(run.status)?,
+            delay_until_ms: run.delay_until_ms,
+            queued_ms: run.queued_at_ms,
+            started_ms: run.started_at_ms,
+            epoch: lease.epoch,
+            attempt: run.attempt,
+            suspended: run.suspended,
+            lease: (0 < lease.term_ms)
+                .then(|| Lease { worker: lease.worker.into(), term_ms: lease.term_ms }),
+            cancel: run.cancel_requested.map(|asked| Cancel {
+                reason: asked.reason,
+                requested_ms: run.cancel_requested_at_ms,
+                close_at_ms: asked.close_at_ms,
+            }),
+        },
+        spec: run.spec.unwrap_or_default(),
+        metadata: run.metadata,
+        metadata_seq: Seq(run.metadata_seq),
+        usage: run.usage.unwrap_or_default(),
     })
 }
 
+fn status(status: i32) -> Result<RunStatus, Error> {
+    match RunStatus::try_from(status) {
+        Ok(RunStatus::Unspecified) => Err(unexpected("a run without a status")),
+        Ok(status) => Ok(status),
+        Err(_) => Err(unexpected("an unknown status")),
+    }
+}
+
 /// How a run ended, by its status; none while it is open.
-fn outcome_of(status: i32) -> Result<Option<Outcome>, Error> {
-    let status = RunStatus::try_from(status).map_err(|_| unexpected("an unknown status"))?;
-    Ok(match status {
-        RunStatus::Unspecified => return Err(unexpected("a run without a status")),
-        RunStatus::PendingVersion
+fn outcome_of(status: RunStatus) -> Option<Outcome> {
+    match status {
+        RunStatus::Unspecified
+        | RunStatus::PendingVersion
         | RunStatus::Delayed
         | RunStatus::Queued
         | RunStatus::Dequeued
@@ -246,7 +281,7 @@ fn outcome_of(status: i32) -> Result<Option<Outcome>, Error> {
         RunStatus::SystemFailure => Some(Outcome::SystemFailure),
         RunStatus::Expired => Some(Outcome::Expired),
         RunStatus::TimedOut => Some(Outcome::TimedOut),
-    })
+    }
 }
 
 /// An outcome that may be missing.

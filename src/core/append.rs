@@ -7,17 +7,13 @@ use bytes::Bytes;
 use super::{
     Appended, Context, Decision, Refusal, RunState,
     command::{check_open, check_run},
+    digest::Digest,
+    draft::Draft,
     state::Memory,
 };
 use crate::{
-    format::{
-        frame::{FRAME_HEADER_BYTES, FrameBuilder},
-        wire::RecordFields,
-    },
-    proto::{
-        Header, Kind, StreamKind,
-        storage::v1::{Effects, ProducerAdvanced, StreamOpened},
-    },
+    format::frame::FRAME_HEADER_BYTES,
+    proto::{Header, Kind, StreamKind, storage::v1::ProducerAdvanced},
     record::{
         APPEND_BYTES_MAX, APPEND_RECORDS_MAX, HEADERS_MAX, ID_BYTES_MAX, Index,
         PRODUCERS_PER_RUN_MAX, RECORD_BYTES_MAX, RunUid, STREAM_NAME_BYTES_MAX,
@@ -77,6 +73,31 @@ pub struct Append {
     pub expected_index: Option<Index>,
     /// The idempotent producer, if any.
     pub producer: Option<Producer>,
+    /// Number of the lease under which this is done, if any.
+    pub lease_epoch: Option<u64>,
+}
+
+impl Producer {
+    /// Row 1.
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        check_name(&self.id, ID_BYTES_MAX).map_err(|error| Refusal::name("producer.id", error))?;
+        if self.seq == u64::MAX {
+            return Err(Refusal::invalid("producer.seq", "is the greatest number there is"));
+        }
+        Ok(())
+    }
+}
+
+/// Row 1 for a record.
+pub(super) fn check_record(record: &NewRecord) -> Result<(), Refusal> {
+    Refusal::check_size("record (bytes of data and headers)", record.size(), RECORD_BYTES_MAX)?;
+    Refusal::check_size("record (headers)", record.headers.len(), HEADERS_MAX)?;
+    check_text(&record.id, ID_BYTES_MAX).map_err(|error| Refusal::name("records.id", error))
+}
+
+/// Bytes of a record in a frame, at most.
+pub(super) fn record_bytes_max(record: &NewRecord) -> usize {
+    record.size() + record.id.len() + record.headers.len() * 16 + 64
 }
 
 impl Append {
@@ -93,30 +114,17 @@ impl Append {
         Refusal::check_size("append (records)", self.records.len(), APPEND_RECORDS_MAX)?;
         let mut bytes = 0;
         for record in &self.records {
-            let size = record.size();
-            Refusal::check_size("record (bytes of data and headers)", size, RECORD_BYTES_MAX)?;
-            Refusal::check_size("record (headers)", record.headers.len(), HEADERS_MAX)?;
-            check_text(&record.id, ID_BYTES_MAX)
-                .map_err(|error| Refusal::name("records.id", error))?;
-            bytes += size;
+            check_record(record)?;
+            bytes += record.size();
         }
         Refusal::check_size("append (bytes of data and headers)", bytes, APPEND_BYTES_MAX)?;
-        if let Some(producer) = &self.producer {
-            check_name(&producer.id, ID_BYTES_MAX)
-                .map_err(|error| Refusal::name("producer.id", error))?;
-            if producer.seq == u64::MAX {
-                return Err(Refusal::invalid("producer.seq", "is the greatest number there is"));
-            }
-        }
-        Ok(())
+        self.producer.as_ref().map_or(Ok(()), Producer::check)
     }
 
     /// Bytes of the frame that this append becomes, at most.
     pub fn frame_bytes_max(&self) -> usize {
-        let record =
-            |record: &NewRecord| record.size() + record.id.len() + record.headers.len() * 16 + 64;
         let producer = self.producer.as_ref().map_or(0, |producer| producer.id.len());
-        let records: usize = self.records.iter().map(record).sum();
+        let records: usize = self.records.iter().map(record_bytes_max).sum();
         FRAME_HEADER_BYTES + records + self.stream.len() + producer + 128
     }
 
@@ -131,23 +139,10 @@ impl Append {
 
     /// CRC-32 (IEEE) of what is appended, to tell a retry from a reused number.
     fn payload_crc(&self) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
-        let mut field = |bytes: &[u8]| {
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
-        };
-        field(self.stream.as_bytes());
-        for record in &self.records {
-            field(&record.data);
-            field(record.id.as_bytes());
-            field(&record.client_time_ms.to_le_bytes());
-            field(&(record.headers.len() as u64).to_le_bytes());
-            for header in &record.headers {
-                field(header.name.as_bytes());
-                field(&header.value);
-            }
-        }
-        hasher.finalize()
+        let mut digest = Digest::default();
+        digest.bytes(self.stream.as_bytes());
+        self.records.iter().for_each(|record| digest.record(record));
+        digest.crc()
     }
 }
 
@@ -164,11 +159,15 @@ impl RunState {
         append.check()?;
         check_run(self, append.run_uid)?;
         let payload_crc = append.producer.as_ref().map(|_| append.payload_crc()).unwrap_or(0);
-        if let Some(answer) = self.repeated(append, payload_crc)? {
+        if let Some(producer) = &append.producer
+            && let Some(answer) = self.repeated(producer, payload_crc, append.records.len())?
+        {
             return Ok(Decision::Duplicate(answer));
         }
         check_open(self, Some(&append.stream))?;
         let stream = self.stream_no(&append.stream);
+        stream.map_or(Ok(()), |no| self.check_output(no))?;
+        self.check_lease(append.lease_epoch, false)?;
         let first_index = self.check_positions(append, stream)?;
         let advance = append
             .producer
@@ -179,12 +178,16 @@ impl RunState {
             let limit = STREAMS_PER_RUN_MAX as u64;
             return Err(Refusal::Limit { which: "streams per run".into(), limit });
         }
-        self.accept(append, stream, first_index, advance, context)
+        self.accept(append, first_index, advance, context)
     }
 
-    /// Rows 3 and 4: the answer, if this very append was applied before.
-    fn repeated(&self, append: &Append, payload_crc: u32) -> Result<Option<Appended>, Refusal> {
-        let Some(producer) = &append.producer else { return Ok(None) };
+    /// Rows 3 and 4: the answer, if this very append, of `count` records, was applied before.
+    pub(super) fn repeated(
+        &self,
+        producer: &Producer,
+        payload_crc: u32,
+        count: usize,
+    ) -> Result<Option<Appended>, Refusal> {
         let Some((_, known)) = self.producer(&producer.id) else { return Ok(None) };
         if producer.epoch < known.epoch {
             return Err(Refusal::StaleEpoch { current: known.epoch });
@@ -202,7 +205,7 @@ impl RunState {
                 run_uid: self.run_uid,
                 first_seq: Seq::ZERO,
                 first_index: Index::ZERO,
-                count: append.records.len() as u32,
+                count: count as u32,
                 time_ms: self.updated_ms,
                 deduplicated: true,
                 positions_forgotten: true,
@@ -210,17 +213,22 @@ impl RunState {
         }
     }
 
-    /// Rows 6, for the stream, and 8.
-    fn check_positions(&self, append: &Append, stream: Option<StreamNo>) -> Result<Index, Refusal> {
-        let known = stream.map(|no| self.stream(no));
-        let tail = known.map_or(Index::ZERO, |stream| stream.tail);
-        if known.is_some_and(|stream| stream.closed) {
-            let final_index = Some(tail);
+    /// Row 6 for a stream that is appended to.
+    pub(super) fn check_output(&self, no: StreamNo) -> Result<(), Refusal> {
+        let stream = self.stream(no);
+        if stream.closed {
+            let final_index = Some(stream.tail);
             return Err(Refusal::Closed { outcome: None, final_seq: self.tail, final_index });
         }
-        if known.is_some_and(|stream| stream.kind != StreamKind::Output) {
+        if stream.kind != StreamKind::Output {
             return Err(Refusal::invalid("stream", "is not an output stream"));
         }
+        Ok(())
+    }
+
+    /// Row 8.
+    fn check_positions(&self, append: &Append, stream: Option<StreamNo>) -> Result<Index, Refusal> {
+        let tail = stream.map_or(Index::ZERO, |no| self.stream(no).tail);
         if append.expected_seq.is_some_and(|expected| expected != self.tail) {
             return Err(Refusal::SeqMismatch { tail: self.tail });
         }
@@ -231,7 +239,7 @@ impl RunState {
     }
 
     /// Row 9, and row 12 for producers.
-    fn check_advance(
+    pub(super) fn check_advance(
         &self,
         producer: &Producer,
         payload_crc: u32,
@@ -264,51 +272,30 @@ impl RunState {
     fn accept(
         &mut self,
         append: &Append,
-        stream: Option<StreamNo>,
         first_index: Index,
         advance: Option<ProducerAdvanced>,
         context: &Context,
     ) -> Result<Decision<Appended>, Refusal> {
-        let place = self.next_place(0, context);
-        let time_ms = place.time_ms;
-        let stream_no = stream.unwrap_or(StreamNo(self.streams.len() as u32));
-        let mut builder = FrameBuilder::new(append.frame_bytes_expected());
-        for (n, record) in append.records.iter().enumerate() {
-            builder.record(&RecordFields {
-                stream: stream_no,
-                seq: self.tail + n as u64,
-                index: first_index + n as u64,
-                time_ms,
-                kind: Kind::Chunk,
-                headers: &record.headers,
-                id: &record.id,
-                client_time_ms: record.client_time_ms,
-                event: None,
-                data: &record.data,
-            });
+        let mut draft = Draft::new(self, context, append.frame_bytes_expected());
+        draft.effects.producer = advance;
+        let stream = draft.open(&append.stream, StreamKind::Output);
+        for record in &append.records {
+            draft.record(stream, Kind::Chunk, record);
         }
-        let opened = stream.is_none().then(|| StreamOpened {
-            stream: stream_no.0,
-            name: append.stream.as_ref().into(),
-            kind: StreamKind::Output.into(),
-        });
-        let effects = Effects {
-            streams_opened: opened.into_iter().collect(),
-            producer: advance,
-            ..context.effects()
-        };
+        let count = draft.count();
+        draft.begin_work(append.lease_epoch);
+        let frame = draft.finish();
+        debug_assert!(frame.bytes().len() <= append.frame_bytes_max(), "the bound holds");
+        self.check_quota(&frame, &context.limits)?;
         let answer = Appended {
             run_uid: self.run_uid,
-            first_seq: self.tail,
+            first_seq: frame.header.first_seq,
             first_index,
-            count: builder.count(),
-            time_ms,
+            count,
+            time_ms: frame.header.time_ms,
             deduplicated: false,
             positions_forgotten: false,
         };
-        let frame = builder.finish(&place, &effects);
-        debug_assert!(frame.bytes().len() <= append.frame_bytes_max(), "the bound holds");
-        self.check_quota(&frame, &context.limits)?;
         Ok(self.accepted(frame, answer))
     }
 }

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
+use prost::Message;
+
 use super::{Facts, Refusal, Retention, RunState, life::lifecycle_frame};
 use crate::{
     format::frame::{Chain, FLAG_FIRST, FRAME_HEADER_BYTES, Frame, FramePlace},
-    proto::{RunCreated, event, storage::v1::Effects},
+    proto::{RunCreated, RunSpec, event, storage::v1::Effects},
     record::{
-        BATCH_BYTES_MAX, Index, RUN_ID_BYTES_MAX, RunNo, RunUid, Seq, TAG_BYTES_MAX,
+        ATTRIBUTES_BYTES_MAX, BATCH_BYTES_MAX, ID_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, Index,
+        METADATA_BYTES_MAX, PAYLOAD_BYTES_MAX, RUN_ID_BYTES_MAX, RunNo, RunUid, Seq, TAG_BYTES_MAX,
         TAGS_PER_RUN_MAX, check_name, check_text,
     },
 };
 
 /// Asks for a run.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Create {
     /// Tenant.
     pub namespace: Arc<str>,
@@ -27,6 +30,8 @@ pub struct Create {
     pub batch: Arc<str>,
     /// What is kept of the run; none is what its namespace says.
     pub retention: Option<Retention>,
+    /// What else is said of it.
+    pub spec: RunSpec,
 }
 
 /// What the store gives a run that is created.
@@ -52,6 +57,7 @@ impl Create {
         check_tags(&self.tags)?;
         check_text(&self.batch, BATCH_BYTES_MAX)
             .map_err(|error| Refusal::name("batch_id", error))?;
+        check_spec(&self.spec)?;
         self.retention.as_ref().map_or(Ok(()), Retention::check)
     }
 
@@ -59,7 +65,7 @@ impl Create {
     pub fn frame_bytes_max(&self) -> usize {
         let tags: usize = self.tags.iter().map(|tag| tag.len() + 4).sum();
         let names = self.namespace.len() + self.run_id.len() + self.task.len() + self.batch.len();
-        FRAME_HEADER_BYTES + names + tags + 256
+        FRAME_HEADER_BYTES + names + tags + self.spec.encoded_len() + 256
     }
 
     /// Whether creating a run that exists is only a repetition. A run that is deleted has given
@@ -71,8 +77,31 @@ impl Create {
         let is_same = existing.task == self.task
             && existing.tags == self.tags
             && existing.batch == self.batch
-            && existing.retention == self.retention;
+            && existing.retention == self.retention
+            && existing.spec == self.spec;
         if is_same { Ok(()) } else { Err(Refusal::RunExists) }
+    }
+}
+
+/// Checks what else is said of a run.
+fn check_spec(spec: &RunSpec) -> Result<(), Refusal> {
+    Refusal::check_size("payload (bytes)", spec.payload.len(), PAYLOAD_BYTES_MAX)?;
+    let attribute = |(name, value): (&String, &bytes::Bytes)| name.len() + value.len();
+    let attributes = spec.attributes.iter().map(attribute).sum();
+    Refusal::check_size("attributes (bytes)", attributes, ATTRIBUTES_BYTES_MAX)?;
+    for (field, text, limit) in [
+        ("payload_type", &spec.payload_type, RUN_ID_BYTES_MAX),
+        ("parent_run_id", &spec.parent_run_id, RUN_ID_BYTES_MAX),
+        ("root_run_id", &spec.root_run_id, RUN_ID_BYTES_MAX),
+        ("idempotency_key", &spec.idempotency_key, IDEMPOTENCY_KEY_BYTES_MAX),
+        ("version", &spec.version, ID_BYTES_MAX),
+    ] {
+        check_text(text, limit).map_err(|error| Refusal::name(field, error))?;
+    }
+    Refusal::check_size("metadata (bytes)", spec.metadata.len(), METADATA_BYTES_MAX)?;
+    match super::metadata::check_document(&spec.metadata) {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(Refusal::invalid("metadata", problem.to_string())),
     }
 }
 
@@ -113,6 +142,7 @@ impl RunState {
             tags: create.tags.iter().map(|tag| tag.as_ref().into()).collect(),
             batch_id: create.batch.as_ref().into(),
             retention: create.retention.map(Into::into),
+            spec: (create.spec != RunSpec::default()).then(|| create.spec.clone()),
         });
         let place = FramePlace {
             run_no: new.run_no,

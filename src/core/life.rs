@@ -7,10 +7,12 @@ use bytes::Bytes;
 use super::{
     Context, Decision, Refusal, RunState,
     command::{check_open, check_run, check_run_uid},
+    draft::Draft,
+    inbox::Inbox,
 };
 use crate::{
     format::{
-        frame::{FLAG_CLOSES, Frame, FrameBuilder, FramePlace},
+        frame::{Frame, FrameBuilder, FramePlace},
         wire::RecordFields,
     },
     proto::{
@@ -38,6 +40,8 @@ pub struct Close {
     pub error: Option<RunError>,
     /// Seq the run's log must be at, if given.
     pub expected_seq: Option<Seq>,
+    /// Number of the lease under which this is done; a run that was claimed needs it.
+    pub lease_epoch: Option<u64>,
 }
 
 /// The run is closed.
@@ -109,17 +113,15 @@ impl RunState {
             return Ok(Decision::Duplicate(Closed { seq: ending.seq, deduplicated: true }));
         }
         check_open(self, None)?;
+        self.check_lease(close.lease_epoch, true)?;
         if close.expected_seq.is_some_and(|expected| expected != self.tail) {
             return Err(Refusal::SeqMismatch { tail: self.tail });
         }
-        let event = event::Event::RunClosed(RunClosed {
-            outcome: close.outcome.into(),
-            output: close.output.clone(),
-            output_type: close.output_type.clone(),
-            error: close.error.clone(),
-        });
-        let answer = Closed { seq: self.tail, deduplicated: false };
-        Ok(self.accept_event(FLAG_CLOSES, event, context, answer))
+        let mut draft = Draft::new(self, context, close.frame_bytes_max());
+        draft.close(close.closed());
+        let frame = draft.finish();
+        let answer = Closed { seq: frame.header.first_seq, deduplicated: false };
+        Ok(self.accepted(frame, answer))
     }
 
     /// Admits the close of one stream. Closing it again gives the first answer, also after the run
@@ -141,7 +143,10 @@ impl RunState {
         check_open(self, Some(&close.stream))?;
         let event = event::Event::StreamClosed(StreamClosed { stream: stream_no.0 });
         let answer = StreamEnd { final_index, deduplicated: false };
-        Ok(self.accept_event(0, event, context, answer))
+        let mut draft = Draft::new(self, context, 64);
+        draft.lifecycle(event);
+        let frame = draft.finish();
+        Ok(self.accepted(frame, answer))
     }
 
     /// Admits a trim, of open and closed runs alike. Trims never go back: a lower one changes
@@ -157,6 +162,11 @@ impl RunState {
         }
         if trim.trim <= stream.trim {
             return Ok(Decision::Duplicate(stream.trim));
+        }
+        // What is owed is kept while somebody may still ask for it.
+        let floor = stream.inbox.as_ref().filter(|_| self.ending.is_none()).map(Inbox::floor);
+        if let Some(floor) = floor.filter(|floor| *floor < trim.trim) {
+            return Err(Refusal::InputsOwed { floor });
         }
         let trimmed = StreamTrimmed { stream: stream_no.0, trim: trim.trim.0 };
         let effects = Effects { streams_trimmed: vec![trimmed], ..context.effects() };
@@ -190,19 +200,6 @@ impl RunState {
         check_run(self, run_uid)?;
         self.stream_no(name).ok_or(Refusal::StreamNotFound)
     }
-
-    fn accept_event<R>(
-        &mut self,
-        flags: u8,
-        event: event::Event,
-        context: &Context,
-        answer: R,
-    ) -> Decision<R> {
-        let place = self.next_place(flags, context);
-        let index = self.stream(StreamNo::RUN).tail;
-        let frame = lifecycle_frame(&place, index, event, &context.effects());
-        self.accepted(frame, answer)
-    }
 }
 
 impl Close {
@@ -217,7 +214,17 @@ impl Close {
         })
     }
 
-    fn check(&self) -> Result<(), Refusal> {
+    /// The record that this becomes.
+    pub(super) fn closed(&self) -> RunClosed {
+        RunClosed {
+            outcome: self.outcome.into(),
+            output: self.output.clone(),
+            output_type: self.output_type.clone(),
+            error: self.error.clone(),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), Refusal> {
         if self.outcome == Outcome::Unspecified {
             return Err(Refusal::invalid("outcome", "is missing: say how the run ended"));
         }

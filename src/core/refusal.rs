@@ -2,10 +2,10 @@
 //!
 //! A refusal means that nothing was applied. Reasons and fields are those of the public protocol.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use crate::{
-    proto::Outcome,
+    proto::{Outcome, RunStatus},
     record::{Index, RunUid, Seq},
 };
 
@@ -67,6 +67,65 @@ pub enum Refusal {
         /// Index after the last record of the stream, if one was named.
         final_index: Option<Index>,
     },
+    /// Another lease of the run has been granted, or none is held. Stop: you have been replaced.
+    #[error("fenced: the run's newest lease is {current}")]
+    Fenced {
+        /// Number of the newest lease.
+        current: u64,
+    },
+    /// The run was claimed once: this needs the lease.
+    #[error("needs the run's lease: claim it, or acquire it")]
+    LeaseRequired {
+        /// Number of the newest lease.
+        current: u64,
+    },
+    /// Another worker has the run. Wait until it is free, or take it over.
+    #[error("worker {worker:?} has the run, by lease {epoch}")]
+    LeaseHeld {
+        /// Number of its lease.
+        epoch: u64,
+        /// Name of the worker.
+        worker: Arc<str>,
+    },
+    /// The run does not stand where this is possible.
+    #[error("the run is not queued, but {}", status.as_str_name())]
+    NotQueued {
+        /// Where it stands.
+        status: RunStatus,
+    },
+    /// What is acked was never sent.
+    #[error("nothing was sent at index {index} of {stream:?}")]
+    BadAck {
+        /// Name of the stream.
+        stream: Arc<str>,
+        /// The index.
+        index: Index,
+    },
+    /// Inputs that are owed would be lost. Ack them first, or close the run.
+    #[error("inputs from index {floor} on are owed: ack them first, or close the run")]
+    InputsOwed {
+        /// First index that is owed.
+        floor: Index,
+    },
+    /// The run does not consume what it is sent. Wait until it does.
+    #[error("{inputs} inputs of {bytes} bytes wait to be consumed: wait until they are")]
+    InputBacklog {
+        /// Inputs that are owed.
+        inputs: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+    /// The metadata document would be too large. Make it smaller.
+    #[error("the metadata would have {size} bytes, the limit is {limit}")]
+    MetadataTooLarge {
+        /// Bytes it would have.
+        size: u64,
+        /// Bytes it may have.
+        limit: u64,
+    },
+    /// The run has no such wait.
+    #[error("wait not found")]
+    WaitNotFound,
     /// The run's log is not at the expected seq. Read on and retry.
     #[error("expected seq does not match: the run's tail is {tail}")]
     SeqMismatch {

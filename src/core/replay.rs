@@ -4,12 +4,14 @@
 //! numbers must continue. A frame that does not fit leaves the state as it was and is reported as
 //! damage, since every frame that was ever acknowledged fits.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use prost::Message;
 
 use super::{
-    Decision, Retention, UnknownAtLimit,
+    AppliedRequest, Cancel, Committed, Decision, Lease, Life, Retention, UnknownAtLimit, Wait,
+    inbox::SentMessage,
+    metadata,
     state::{Appended, Ending, ProducerState, Remembered, RunState, StreamState},
 };
 use crate::{
@@ -19,10 +21,13 @@ use crate::{
         wire,
     },
     proto::{
-        self, Event, Outcome, RunClosed, StreamKind, event,
-        storage::v1::{Effects, ProducerAdvanced},
+        self, CancelRequested, Event, Outcome, RunClosed, RunStatus, RunUpdated, StreamKind,
+        WaitSettled, event,
+        storage::v1::{Delivered, Effects, ProducerAdvanced, RequestApplied},
     },
-    record::{Index, RunUid, Seq, StreamNo},
+    record::{
+        Index, REQUESTS_REMEMBERED, RunUid, SOURCES_REMEMBERED, Seq, StreamNo, WAITS_REMEMBERED,
+    },
 };
 
 /// What a frame changes for readers of its run.
@@ -38,6 +43,10 @@ pub struct Facts {
     pub closed: Vec<StreamNo>,
     /// How it ends the run, if it does.
     pub outcome: Option<Outcome>,
+    /// Where the run stands after it, if it moved.
+    pub status: Option<RunStatus>,
+    /// Whether it adds labels.
+    pub relabeled: bool,
     /// Whether it deletes the run.
     pub deleted: bool,
 }
@@ -57,6 +66,8 @@ pub struct StreamSpan {
 struct Checked {
     effects: Effects,
     events: Vec<(Seq, event::Event)>,
+    /// Bytes of each record of an input stream.
+    inputs: Vec<(StreamNo, u32)>,
     facts: Facts,
 }
 
@@ -77,6 +88,8 @@ impl RunState {
         };
         let run_uid = RunUid::from_slice(&created.run_uid).ok_or(damage)?;
         let chain = Chain::start(run_uid);
+        let spec = created.spec.unwrap_or_default();
+        let life = Life::begin(&created.task, &spec, frame.header.time_ms);
         let mut state = Self {
             namespace: created.namespace.into(),
             run_id: created.run_id.into(),
@@ -96,9 +109,21 @@ impl RunState {
             frames: 0,
             bytes: 0,
             ending: None,
+            metadata: spec.metadata.clone(),
+            metadata_seq: Seq::ZERO,
+            usage: RunUpdated::default(),
+            requests: VecDeque::new(),
+            waits: Vec::new(),
+            outbox_next: 0,
+            outbox: VecDeque::new(),
+            delivered: Vec::new(),
+            waiters: Vec::new(),
+            spec,
+            life,
             deleted_ms: None,
         };
-        let facts = state.replay(frame)?;
+        let mut facts = state.replay(frame)?;
+        facts.status = Some(state.status());
         Ok((state, facts))
     }
 
@@ -107,8 +132,10 @@ impl RunState {
     /// # Errors
     /// What does not hold; the state is then unchanged.
     pub fn replay(&mut self, frame: &Frame) -> Result<Facts, Damage> {
-        let Checked { effects, events, facts } = self.check(frame)?;
-        self.fold(frame, effects.producer, events, &facts);
+        let Checked { effects, events, inputs, mut facts } = self.check(frame)?;
+        let status = self.status();
+        self.fold(frame, effects, events, &inputs, &facts);
+        facts.status = Some(self.status()).filter(|after| *after != status);
         Ok(facts)
     }
 
@@ -136,21 +163,25 @@ impl RunState {
         let effects = frame.effects()?;
         self.check_effects(&effects)?;
         check_deletion(header.count, &effects)?;
-        let (mut facts, events) = self.check_records(frame, effects.streams_opened.len())?;
+        let (mut facts, events, inputs) = self.check_records(frame, &effects)?;
         facts.opened =
             effects.streams_opened.iter().map(|s| (s.name.as_str().into(), s.kind())).collect();
         facts.trimmed =
             effects.streams_trimmed.iter().map(|t| (StreamNo(t.stream), Index(t.trim))).collect();
         for (_, event) in &events {
             match event {
-                event::Event::RunCreated(_) => {}
                 event::Event::StreamClosed(closed) => facts.closed.push(StreamNo(closed.stream)),
                 event::Event::RunClosed(closed) => facts.outcome = Some(closed.outcome()),
+                event::Event::TagsAdded(_) => facts.relabeled = true,
+                event::Event::RunClaimed(claimed) => {
+                    expect_number("lease", claimed.epoch, self.life.epoch + 1)?;
+                }
+                _ => {}
             }
         }
         facts.deleted = effects.deleted;
         self.check_ends(&facts)?;
-        Ok(Checked { effects, events, facts })
+        Ok(Checked { effects, events, inputs, facts })
     }
 
     /// What is closed or trimmed exists and reaches so far; nothing but events follows the end.
@@ -181,7 +212,20 @@ impl RunState {
             self.check_producer(producer)?;
         }
         let known = self.streams.len();
-        effects.streams_trimmed.iter().try_for_each(|trimmed| expect_stream(trimmed.stream, known))
+        effects
+            .streams_trimmed
+            .iter()
+            .try_for_each(|trimmed| expect_stream(trimmed.stream, known))?;
+        for (n, entry) in effects.outbox_added.iter().enumerate() {
+            expect_number("outbox entry", entry.number, self.outbox_next + n as u64)?;
+        }
+        for acked in &effects.inputs_acked {
+            expect_stream(acked.stream, known + effects.streams_opened.len())?;
+            if acked.from.len() != acked.to.len() {
+                return Err(Damage::Message { what: "acked inputs" });
+            }
+        }
+        Ok(())
     }
 
     /// Numbers continue in an epoch, and start at 0 in a new and higher one.
@@ -200,19 +244,24 @@ impl RunState {
     }
 
     /// Walks the records: seqs dense in the run, indices dense in each stream.
+    #[allow(clippy::type_complexity, reason = "three lists that are taken apart at once")]
     fn check_records(
         &self,
         frame: &Frame,
-        opened: usize,
-    ) -> Result<(Facts, Vec<(Seq, event::Event)>), Damage> {
+        effects: &Effects,
+    ) -> Result<(Facts, Vec<(Seq, event::Event)>, Vec<(StreamNo, u32)>), Damage> {
         let mut facts = Facts::default();
-        let mut events = Vec::new();
+        let (mut events, mut inputs) = (Vec::new(), Vec::new());
+        let opened = effects.streams_opened.len();
         let mut seq = self.tail;
         for found in wire::skim_all(frame.records_slice()) {
             let found = found?;
             expect_number("seq", found.seq.0, seq.0)?;
             let expected = self.next_index(&mut facts, found.stream, opened)?;
             expect_number("index", found.index.0, expected.0)?;
+            if self.is_input(found.stream, effects) {
+                inputs.push((found.stream, found.len as u32));
+            }
             if let Some(event) = found.event {
                 let event = decode_event(frame, event)?;
                 if matches!(event, event::Event::RunCreated(_)) && seq != Seq::ZERO {
@@ -227,7 +276,18 @@ impl RunState {
         if closes != (frame.header.flags & FLAG_CLOSES != 0) {
             return Err(Damage::Message { what: "closing frame" });
         }
-        Ok((facts, events))
+        Ok((facts, events, inputs))
+    }
+
+    fn is_input(&self, stream: StreamNo, effects: &Effects) -> bool {
+        let at = stream.0 as usize;
+        match self.streams.get(at) {
+            Some(known) => known.kind == StreamKind::Input,
+            None => effects
+                .streams_opened
+                .get(at - self.streams.len())
+                .is_some_and(|opened| opened.kind() == StreamKind::Input),
+        }
     }
 
     /// The index the next record of a stream must have, counted into `facts`.
@@ -251,15 +311,16 @@ impl RunState {
     fn fold(
         &mut self,
         frame: &Frame,
-        producer: Option<ProducerAdvanced>,
+        effects: Effects,
         events: Vec<(Seq, event::Event)>,
+        inputs: &[(StreamNo, u32)],
         facts: &Facts,
     ) {
         let header = &frame.header;
         for (name, kind) in &facts.opened {
             self.streams.push(StreamState::new(name.clone(), *kind));
         }
-        if let Some(producer) = producer {
+        if let Some(producer) = &effects.producer {
             self.fold_producer(frame, producer, facts);
         }
         for &(stream, trim) in &facts.trimmed {
@@ -272,10 +333,14 @@ impl RunState {
         for stream in &facts.closed {
             self.streams[stream.0 as usize].closed = true;
         }
-        for (seq, event) in events {
-            if let event::Event::RunClosed(closed) = event {
-                self.ending = Some(Ending::of(seq, header.time_ms, closed));
+        for &(stream, bytes) in inputs {
+            if let Some(inbox) = &mut self.streams[stream.0 as usize].inbox {
+                inbox.add(bytes);
             }
+        }
+        self.fold_effects(frame, effects, inputs, facts);
+        for (seq, event) in events {
+            self.fold_event(seq, header.time_ms, event);
         }
         self.tail = frame.next_seq();
         self.chain = header.chain;
@@ -288,7 +353,142 @@ impl RunState {
         self.bytes += frame.bytes().len() as u64;
     }
 
-    fn fold_producer(&mut self, frame: &Frame, producer: ProducerAdvanced, facts: &Facts) {
+    fn fold_effects(
+        &mut self,
+        frame: &Frame,
+        effects: Effects,
+        inputs: &[(StreamNo, u32)],
+        facts: &Facts,
+    ) {
+        if let (Some(sent), Some(&(no, _))) = (effects.input_sent, inputs.first()) {
+            let stream = &mut self.streams[no.0 as usize];
+            let index = Index(stream.tail.0 - 1);
+            if let Some(inbox) = &mut stream.inbox {
+                let (id, content_crc) = (sent.id.into(), sent.content_crc);
+                inbox.remember(SentMessage { id, index, content_crc });
+            }
+        }
+        for acked in effects.inputs_acked {
+            let stream = &mut self.streams[acked.stream as usize];
+            let tail = stream.tail;
+            let Some(inbox) = &mut stream.inbox else { continue };
+            for (from, to) in acked.from.iter().zip(&acked.to) {
+                inbox.ack(&acked.consumer, Index(*from), Index(*to), tail);
+            }
+        }
+        if let Some(request) = effects.request {
+            self.fold_request(frame, request, facts);
+        }
+        self.outbox_next += effects.outbox_added.len() as u64;
+        self.outbox.extend(effects.outbox_added);
+        self.outbox.retain(|entry| !effects.outbox_done.contains(&entry.number));
+        self.waiters.extend(effects.waiters_added);
+        if let Some(Delivered { source_uid, number }) = effects.delivered
+            && let Some(source) = RunUid::from_slice(&source_uid)
+        {
+            self.delivered.retain(|(known, _)| *known != source);
+            if self.delivered.len() == SOURCES_REMEMBERED {
+                self.delivered.remove(0);
+            }
+            self.delivered.push((source, number));
+        }
+    }
+
+    fn fold_request(&mut self, frame: &Frame, request: RequestApplied, facts: &Facts) {
+        let span = |span: &StreamSpan| (span.stream, span.first_index, span.count);
+        let committed = Committed {
+            run_uid: self.run_uid,
+            first_seq: frame.header.first_seq,
+            count: frame.header.count,
+            time_ms: frame.header.time_ms,
+            spans: facts.spans.iter().map(span).collect(),
+            deduplicated: false,
+            positions_forgotten: false,
+        };
+        if self.requests.len() == REQUESTS_REMEMBERED {
+            self.requests.pop_front();
+        }
+        let (id, content_crc) = (request.id.into(), request.content_crc);
+        self.requests.push_back(AppliedRequest { id, content_crc, committed });
+    }
+
+    fn fold_event(&mut self, seq: Seq, now_ms: u64, event: event::Event) {
+        let life = &mut self.life;
+        match event {
+            // The first frame made the state; the others were folded with the facts.
+            event::Event::RunCreated(_) | event::Event::StreamClosed(_) => {}
+            event::Event::TagsAdded(added) => {
+                self.tags.extend(added.tags.into_iter().map(Arc::from));
+            }
+            event::Event::StatusChanged(changed) => life.turn_to(changed.status(), now_ms),
+            event::Event::RunClaimed(claimed) => {
+                let (worker, term_ms) = (claimed.worker.into(), claimed.term_ms);
+                life.lease = Some(Lease { worker, term_ms });
+                (life.epoch, life.attempt, life.suspended) =
+                    (claimed.epoch, claimed.attempt, false);
+                life.turn_to(RunStatus::Dequeued, now_ms);
+            }
+            event::Event::RunAbandoned(abandoned) => {
+                life.lease = None;
+                if abandoned.next() == RunStatus::Queued {
+                    life.turn_to(RunStatus::Queued, now_ms);
+                }
+            }
+            event::Event::RunReleased(released) => {
+                life.lease = None;
+                let next = released.next();
+                life.suspended = released.suspends;
+                life.delay_until_ms = released.delay_until_ms;
+                life.turn_to(next, now_ms);
+            }
+            event::Event::CancelRequested(asked) => {
+                let CancelRequested { reason, close_at_ms } = asked;
+                life.cancel = Some(Cancel { reason, requested_ms: now_ms, close_at_ms });
+            }
+            event::Event::RunUpdated(updated) => self.fold_update(updated),
+            event::Event::RunRescheduled(rescheduled) => {
+                life.delay_until_ms = rescheduled.delay_until_ms;
+                life.turn_to(RunStatus::Delayed, now_ms);
+            }
+            event::Event::MetadataChanged(changed) => {
+                let operations = metadata::recorded(&changed.operations);
+                self.metadata = metadata::apply(&self.metadata, &operations).document;
+                self.metadata_seq = seq;
+            }
+            event::Event::WaitCreated(created) => {
+                self.waits.push(Wait { created, created_ms: now_ms, settled: None, settled_ms: 0 })
+            }
+            event::Event::WaitSettled(settled) => self.fold_settled(settled, now_ms),
+            event::Event::RunClosed(closed) => {
+                life.lease = None;
+                self.waiters.clear();
+                self.ending = Some(Ending::of(seq, now_ms, closed));
+            }
+        }
+    }
+
+    fn fold_update(&mut self, updated: RunUpdated) {
+        let known = &mut self.usage;
+        known.usage_duration_ms = updated.usage_duration_ms.or(known.usage_duration_ms);
+        known.cost_in_cents = updated.cost_in_cents.or(known.cost_in_cents);
+        known.base_cost_in_cents = updated.base_cost_in_cents.or(known.base_cost_in_cents);
+        known.version = updated.version.or(known.version.take());
+    }
+
+    fn fold_settled(&mut self, settled: WaitSettled, now_ms: u64) {
+        let known = self.waits.iter_mut().find(|wait| wait.id() == settled.wait_id);
+        if let Some(wait) = known {
+            (wait.settled, wait.settled_ms) = (Some(settled), now_ms);
+        }
+        let settled = self.waits.iter().filter(|wait| !wait.is_pending()).count();
+        if WAITS_REMEMBERED < settled
+            && let Some(oldest) = self.waits.iter().position(|wait| !wait.is_pending())
+        {
+            self.waits.remove(oldest);
+        }
+    }
+
+    fn fold_producer(&mut self, frame: &Frame, producer: &ProducerAdvanced, facts: &Facts) {
         let appended = Appended {
             run_uid: self.run_uid,
             first_seq: frame.header.first_seq,

@@ -8,13 +8,18 @@
 //! turn into panics far from here. It does not check names, which were checked when they came to
 //! be, and it cannot check chains and CRCs.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use prost::Message;
 
 use super::{
+    AppliedRequest, Cancel, Committed, Consumer, Inbox, Lease, Life, Wait,
     create::check_tags,
+    inbox::SentMessage,
     replay::{decode_retention, expect_number},
     state::{Appended, Ending, ProducerState, Remembered, RunState, StreamState},
 };
@@ -24,12 +29,15 @@ use crate::{
         frame::{Chain, FRAME_HEADER_BYTES},
     },
     proto::{
-        Outcome, RunClosed, StreamKind,
-        storage::v1::{EndingSnapshot, ProducerSnapshot, RunSnapshot, StreamSnapshot},
+        CancelRequested, Outcome, RunClosed, RunSpec, RunStatus, RunUpdated, StreamKind,
+        storage::v1::{
+            ConsumerSnapshot, Delivered, EndingSnapshot, InboxSnapshot, LifeSnapshot, OutboxEntry,
+            ProducerSnapshot, RequestSnapshot, RunSnapshot, StreamSnapshot, WaitSnapshot,
+        },
     },
     record::{
         Index, PRODUCER_APPENDS_REMEMBERED, PRODUCERS_PER_RUN_MAX, RUN_STREAM_NAME, RunNo, RunUid,
-        STREAMS_PER_RUN_MAX, Seq,
+        STREAMS_PER_RUN_MAX, Seq, StreamNo,
     },
 };
 
@@ -71,6 +79,17 @@ impl RunState {
             producers: self.producers.iter().map(producer).collect(),
             ending: self.ending.as_ref().map(ending_snapshot),
             deleted_ms: self.deleted_ms,
+            spec: (self.spec != RunSpec::default()).then(|| self.spec.clone()),
+            life: (self.life != Life::plain(self.created_ms)).then(|| life_snapshot(&self.life)),
+            metadata: self.metadata.clone(),
+            metadata_seq: self.metadata_seq.0,
+            requests: self.requests.iter().map(request_snapshot).collect(),
+            waits: self.waits.iter().map(wait_snapshot).collect(),
+            outbox_next: self.outbox_next,
+            outbox: self.outbox.iter().cloned().collect(),
+            delivered: self.delivered.iter().map(delivered_snapshot).collect(),
+            waiters: self.waiters.clone(),
+            usage: (self.usage != RunUpdated::default()).then(|| self.usage.clone()),
         }
     }
 
@@ -110,6 +129,17 @@ impl RunState {
             bytes: snapshot.bytes,
             ending: snapshot.ending.map(|ending| read_ending(ending, tail)).transpose()?,
             deleted_ms: snapshot.deleted_ms,
+            spec: snapshot.spec.unwrap_or_default(),
+            life: snapshot.life.map_or(Ok(Life::plain(created_ms)), read_life)?,
+            metadata: snapshot.metadata,
+            metadata_seq: Seq(snapshot.metadata_seq),
+            usage: snapshot.usage.unwrap_or_default(),
+            requests: read_requests(snapshot.requests, run_uid)?,
+            waits: read_waits(snapshot.waits)?,
+            outbox_next: snapshot.outbox_next,
+            outbox: read_outbox(snapshot.outbox, snapshot.outbox_next)?,
+            delivered: read_delivered(&snapshot.delivered)?,
+            waiters: snapshot.waiters,
         })
     }
 }
@@ -168,7 +198,190 @@ fn stream_snapshot(stream: &StreamState) -> StreamSnapshot {
         trim: stream.trim.0,
         tail: stream.tail.0,
         closed: stream.closed,
+        inbox: stream.inbox.as_ref().map(inbox_snapshot),
     }
+}
+
+fn inbox_snapshot(inbox: &Inbox) -> InboxSnapshot {
+    let consumer = |consumer: &Consumer| ConsumerSnapshot {
+        name: consumer.name.as_ref().into(),
+        floor: consumer.floor.0,
+        from: consumer.acked.iter().map(|(from, _)| from.0).collect(),
+        to: consumer.acked.iter().map(|(_, to)| to.0).collect(),
+    };
+    InboxSnapshot {
+        consumers: inbox.consumers.iter().map(consumer).collect(),
+        sent_id: inbox.sent.iter().map(|sent| sent.id.as_ref().into()).collect(),
+        sent_index: inbox.sent.iter().map(|sent| sent.index.0).collect(),
+        sent_crc: inbox.sent.iter().map(|sent| sent.content_crc).collect(),
+        bytes: inbox.bytes.iter().copied().collect(),
+    }
+}
+
+fn read_inbox(snapshot: InboxSnapshot, tail: u64) -> Result<Inbox, Damage> {
+    let damage = unsound("inbox");
+    let InboxSnapshot { consumers, sent_id, sent_index, sent_crc, bytes } = snapshot;
+    let is_table = sent_id.len() == sent_index.len() && sent_id.len() == sent_crc.len();
+    if !is_table || sent_index.iter().any(|index| tail <= *index) || tail < bytes.len() as u64 {
+        return Err(damage);
+    }
+    let sent = sent_id.into_iter().zip(sent_index).zip(sent_crc);
+    let sent = sent.map(|((id, index), content_crc)| SentMessage {
+        id: id.into(),
+        index: Index(index),
+        content_crc,
+    });
+    let consumer = |snapshot: ConsumerSnapshot| read_consumer(snapshot, tail).ok_or(damage);
+    let consumers = consumers.into_iter().map(consumer).collect::<Result<Vec<_>, _>>()?;
+    let inbox = Inbox { consumers, sent: sent.collect(), bytes: bytes.into() };
+    let owed = tail - inbox.floor().0;
+    if inbox.bytes.len() as u64 == owed { Ok(inbox) } else { Err(damage) }
+}
+
+fn read_consumer(snapshot: ConsumerSnapshot, tail: u64) -> Option<Consumer> {
+    let ConsumerSnapshot { name, floor, from, to } = snapshot;
+    let mut end = floor;
+    for (from, to) in from.iter().zip(&to) {
+        if *from <= end || to <= from {
+            return None;
+        }
+        end = *to;
+    }
+    let is_sound = from.len() == to.len() && end <= tail && !name.is_empty();
+    let acked = from.into_iter().map(Index).zip(to.into_iter().map(Index)).collect();
+    is_sound.then(|| Consumer { name: name.into(), floor: Index(floor), acked })
+}
+
+fn life_snapshot(life: &Life) -> LifeSnapshot {
+    let cancel = life.cancel.as_ref();
+    LifeSnapshot {
+        status: life.status.into(),
+        delay_until_ms: life.delay_until_ms,
+        queued_ms: life.queued_ms,
+        started_ms: life.started_ms,
+        epoch: life.epoch,
+        attempt: life.attempt,
+        suspended: life.suspended,
+        worker: life.lease.as_ref().map_or("", |lease| &lease.worker).into(),
+        term_ms: life.lease.as_ref().map_or(0, |lease| lease.term_ms),
+        cancel: cancel.map(|cancel| CancelRequested {
+            reason: cancel.reason.clone(),
+            close_at_ms: cancel.close_at_ms,
+        }),
+        cancel_requested_ms: cancel.map_or(0, |cancel| cancel.requested_ms),
+    }
+}
+
+fn read_life(snapshot: LifeSnapshot) -> Result<Life, Damage> {
+    let status = snapshot.status();
+    let is_open = matches!(
+        status,
+        RunStatus::PendingVersion
+            | RunStatus::Delayed
+            | RunStatus::Queued
+            | RunStatus::Dequeued
+            | RunStatus::Executing
+            | RunStatus::Waiting
+    );
+    let has_lease = 0 < snapshot.term_ms;
+    if !is_open || has_lease && (snapshot.epoch == 0 || snapshot.worker.is_empty()) {
+        return Err(unsound("life of a run"));
+    }
+    let worker: Arc<str> = snapshot.worker.into();
+    let cancel = snapshot.cancel.map(|asked| Cancel {
+        reason: asked.reason,
+        requested_ms: snapshot.cancel_requested_ms,
+        close_at_ms: asked.close_at_ms,
+    });
+    Ok(Life {
+        status,
+        delay_until_ms: snapshot.delay_until_ms,
+        queued_ms: snapshot.queued_ms,
+        started_ms: snapshot.started_ms,
+        epoch: snapshot.epoch,
+        attempt: snapshot.attempt,
+        suspended: snapshot.suspended,
+        lease: has_lease.then_some(Lease { worker, term_ms: snapshot.term_ms }),
+        cancel,
+    })
+}
+
+fn request_snapshot(request: &AppliedRequest) -> RequestSnapshot {
+    let AppliedRequest { id, content_crc, committed } = request;
+    RequestSnapshot {
+        id: id.as_ref().into(),
+        content_crc: *content_crc,
+        first_seq: committed.first_seq.0,
+        count: committed.count,
+        time_ms: committed.time_ms,
+        streams: committed.spans.iter().map(|(stream, ..)| stream.0).collect(),
+        first_index: committed.spans.iter().map(|(_, first, _)| first.0).collect(),
+        counts: committed.spans.iter().map(|(.., count)| *count).collect(),
+    }
+}
+
+fn read_requests(
+    snapshots: Vec<RequestSnapshot>,
+    run_uid: RunUid,
+) -> Result<VecDeque<AppliedRequest>, Damage> {
+    let read = |snapshot: RequestSnapshot| {
+        let RequestSnapshot { id, streams, first_index, counts, .. } = snapshot;
+        if streams.len() != first_index.len() || streams.len() != counts.len() {
+            return Err(unsound("request"));
+        }
+        let spans = streams.into_iter().zip(first_index).zip(counts);
+        let spans = spans.map(|((stream, first), count)| (StreamNo(stream), Index(first), count));
+        let committed = Committed {
+            run_uid,
+            first_seq: Seq(snapshot.first_seq),
+            count: snapshot.count,
+            time_ms: snapshot.time_ms,
+            spans: spans.collect(),
+            deduplicated: false,
+            positions_forgotten: false,
+        };
+        Ok(AppliedRequest { id: id.into(), content_crc: snapshot.content_crc, committed })
+    };
+    snapshots.into_iter().map(read).collect()
+}
+
+fn wait_snapshot(wait: &Wait) -> WaitSnapshot {
+    WaitSnapshot {
+        created: Some(wait.created.clone()),
+        created_ms: wait.created_ms,
+        settled: wait.settled.clone(),
+        settled_ms: wait.settled_ms,
+    }
+}
+
+fn read_waits(snapshots: Vec<WaitSnapshot>) -> Result<Vec<Wait>, Damage> {
+    let read = |snapshot: WaitSnapshot| {
+        let created = snapshot.created.ok_or(unsound("wait"))?;
+        let WaitSnapshot { created_ms, settled, settled_ms, .. } = snapshot;
+        Ok(Wait { created, created_ms, settled, settled_ms })
+    };
+    snapshots.into_iter().map(read).collect()
+}
+
+fn read_outbox(
+    entries: Vec<OutboxEntry>,
+    outbox_next: u64,
+) -> Result<VecDeque<OutboxEntry>, Damage> {
+    let is_ascending = entries.windows(2).all(|pair| pair[0].number < pair[1].number);
+    let is_below = entries.last().is_none_or(|last| last.number < outbox_next);
+    if is_ascending && is_below { Ok(entries.into()) } else { Err(unsound("outbox")) }
+}
+
+fn delivered_snapshot(&(source, number): &(RunUid, u64)) -> Delivered {
+    Delivered { source_uid: source.0.to_vec().into(), number }
+}
+
+fn read_delivered(delivered: &[Delivered]) -> Result<Vec<(RunUid, u64)>, Damage> {
+    let read = |delivered: &Delivered| {
+        let source = RunUid::from_slice(&delivered.source_uid).ok_or(unsound("sender"))?;
+        Ok((source, delivered.number))
+    };
+    delivered.iter().map(read).collect()
 }
 
 /// `$run` and the others; every record of the run is in one of them.
@@ -195,12 +408,17 @@ fn read_stream(snapshot: StreamSnapshot) -> Result<StreamState, Damage> {
         let (found, expected) = (snapshot.trim, snapshot.tail);
         return Err(Damage::Numbering { what: "trim", found, expected });
     }
+    let inbox = match kind {
+        StreamKind::Input => Some(read_inbox(snapshot.inbox.unwrap_or_default(), snapshot.tail)?),
+        _ => None,
+    };
     Ok(StreamState {
         name: snapshot.name.into(),
         kind,
         trim: Index(snapshot.trim),
         tail: Index(snapshot.tail),
         closed: snapshot.closed,
+        inbox,
     })
 }
 

@@ -4,15 +4,18 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
-use super::Retention;
+use super::{AppliedRequest, Inbox, Life, Retention, Wait};
 use crate::{
     format::frame::Chain,
-    proto::{Outcome, RunError, StreamKind},
+    proto::{
+        Outcome, RunError, RunSpec, RunStatus, RunUpdated, StreamKind,
+        storage::v1::{OutboxEntry, Waiter},
+    },
     record::{Index, PRODUCER_APPENDS_REMEMBERED, RUN_STREAM_NAME, RunNo, RunUid, Seq, StreamNo},
 };
 
 /// State of a run. Fields change only by replaying a frame.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RunState {
     /// Tenant.
     pub namespace: Arc<str>,
@@ -50,6 +53,28 @@ pub struct RunState {
     pub bytes: u64,
     /// How it ended, once it is closed.
     pub ending: Option<Ending>,
+    /// What else was said of it when it was created.
+    pub spec: RunSpec,
+    /// Where it stands in its life.
+    pub life: Life,
+    /// The metadata document: JSON text, or empty.
+    pub metadata: Bytes,
+    /// Seq of the record that last changed the document.
+    pub metadata_seq: Seq,
+    /// What it took, as far as that was told.
+    pub usage: RunUpdated,
+    /// Newest requests, oldest first.
+    pub requests: VecDeque<AppliedRequest>,
+    /// Waits, oldest first.
+    pub waits: Vec<Wait>,
+    /// Number of the next entry of the outbox.
+    pub outbox_next: u64,
+    /// What is still to be told to other runs, oldest first.
+    pub outbox: VecDeque<OutboxEntry>,
+    /// Newest entry taken in of other runs' outboxes.
+    pub delivered: Vec<(RunUid, u64)>,
+    /// Runs that wait for this one.
+    pub waiters: Vec<Waiter>,
     /// Milliseconds since the Unix epoch of the deletion, once it is deleted: the last frame.
     pub deleted_ms: Option<u64>,
 }
@@ -67,6 +92,8 @@ pub struct StreamState {
     pub tail: Index,
     /// Whether the stream was closed by itself.
     pub closed: bool,
+    /// What of an input stream was consumed; none for other streams.
+    pub inbox: Option<Inbox>,
 }
 
 /// State of an idempotent producer.
@@ -140,6 +167,21 @@ pub struct Ending {
 }
 
 impl RunState {
+    /// Where the run stands in its life.
+    pub fn status(&self) -> RunStatus {
+        match self.ending.as_ref().map(|ending| ending.outcome) {
+            None => self.life.status,
+            Some(Outcome::Unspecified) => RunStatus::Unspecified,
+            Some(Outcome::Completed) => RunStatus::Completed,
+            Some(Outcome::Failed) => RunStatus::Failed,
+            Some(Outcome::Canceled) => RunStatus::Canceled,
+            Some(Outcome::Crashed) => RunStatus::Crashed,
+            Some(Outcome::SystemFailure) => RunStatus::SystemFailure,
+            Some(Outcome::Expired) => RunStatus::Expired,
+            Some(Outcome::TimedOut) => RunStatus::TimedOut,
+        }
+    }
+
     /// The stream with this name.
     pub fn stream_no(&self, name: &str) -> Option<StreamNo> {
         let at = self.streams.iter().position(|stream| &*stream.name == name)?;
@@ -166,7 +208,8 @@ impl StreamState {
     }
 
     pub(super) fn new(name: Arc<str>, kind: StreamKind) -> Self {
-        Self { name, kind, trim: Index::ZERO, tail: Index::ZERO, closed: false }
+        let inbox = (kind == StreamKind::Input).then(Inbox::default);
+        Self { name, kind, trim: Index::ZERO, tail: Index::ZERO, closed: false, inbox }
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{collect::is_expired, request::run_status, shard::Shard, shared::Shared};
+use super::{collect::is_expired, shard::Shard, shared::Shared};
 use crate::{
     core::RunState,
     error::Error,
@@ -31,7 +31,7 @@ use crate::{
         Position, Row, Scan, SecondaryIndex, State,
     },
     platform::os,
-    proto::Outcome,
+    proto::RunStatus,
     record::RunNo,
     recovery::read_state,
     segment::{Segment, Shelf},
@@ -81,14 +81,14 @@ pub(super) struct Listed {
     pub(super) next: Option<Position>,
 }
 
-/// What is indexed of a run that has this outcome, or none yet.
-pub(super) fn row_of(state: &RunState, outcome: Option<Outcome>) -> Row {
+/// What is indexed of a run that stands here.
+pub(super) fn row_of(state: &RunState, status: RunStatus) -> Row {
     Row {
         namespace: state.namespace.clone(),
         run_id: state.run_id.clone(),
         run_no: state.run_no,
         created_ms: state.created_ms,
-        status: run_status(outcome) as u8,
+        status: status as u8,
         task: state.task.clone(),
         tags: state.tags.clone(),
         batch: state.batch.clone(),
@@ -97,7 +97,7 @@ pub(super) fn row_of(state: &RunState, outcome: Option<Outcome>) -> Row {
 
 /// The change that a run's state stands for.
 pub(super) fn change_of(state: &RunState) -> Change {
-    let row = row_of(state, state.ending.as_ref().map(|ending| ending.outcome));
+    let row = row_of(state, state.status());
     match state.deleted_ms {
         Some(_) => Change::Remove { namespace: row.namespace.clone(), position: row.position() },
         None => Change::Put(row),

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     catalog::{Listed, visit_packed},
-    request::{ListPosition, ListRuns, RunInfo, RunKey, RunPage, run_status},
+    request::{ListPosition, ListRuns, RunInfo, RunKey, RunPage},
     shared::Shared,
     store::Store,
 };
@@ -226,14 +226,13 @@ fn position(run: &RunState) -> ListPosition {
 /// Whether a run passes every filter and is behind the page before.
 fn is_wanted(list: &ListRuns, run: &RunState) -> bool {
     let any_or = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
-    let status = run_status(run.ending.as_ref().map(|ending| ending.outcome));
     run.deleted_ms.is_none()
         && run.namespace == list.namespace
         && run.run_id.starts_with(&list.prefix)
         && list.tags.iter().all(|tag| run.tags.contains(tag))
         && any_or(&list.batch, &run.batch)
         && any_or(&list.task, &run.task)
-        && (list.statuses.is_empty() || list.statuses.contains(&status))
+        && (list.statuses.is_empty() || list.statuses.contains(&run.status()))
         && list.created.contains(&run.created_ms)
         && list.after.is_none_or(|after| position(run) < after)
 }

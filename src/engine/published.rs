@@ -17,7 +17,7 @@ use crate::{
         segment::JournalPoint,
     },
     journal::FrameAt,
-    proto::{Outcome, StreamKind},
+    proto::{Outcome, RunStatus, StreamKind},
     record::{Index, RunUid, Seq, StreamNo},
 };
 
@@ -60,6 +60,8 @@ pub(super) struct Published {
     /// Exclusive end of what is visible.
     pub(super) durable: Seq,
     pub(super) outcome: Option<Outcome>,
+    /// Where the run stands.
+    pub(super) status: RunStatus,
     deleted: bool,
     pub(super) streams: Vec<PublishedStream>,
     last_time_ms: u64,
@@ -108,6 +110,7 @@ impl Published {
             run_uid,
             durable: Seq::ZERO,
             outcome: None,
+            status: RunStatus::Executing,
             deleted: false,
             streams: vec![run],
             last_time_ms: 0,
@@ -131,6 +134,7 @@ impl Published {
         Self {
             durable: state.tail,
             outcome: state.ending.as_ref().map(|ending| ending.outcome),
+            status: state.status(),
             deleted: state.deleted_ms.is_some(),
             streams: state.streams.iter().map(stream).collect(),
             last_time_ms: state.updated_ms,
@@ -196,6 +200,7 @@ impl Published {
             self.streams[stream.0 as usize].closed = true;
         }
         self.outcome = self.outcome.or(new.facts.outcome);
+        self.status = new.facts.status.unwrap_or(self.status);
         self.deleted |= new.facts.deleted;
     }
 

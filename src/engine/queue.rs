@@ -19,6 +19,7 @@ pub(super) struct Pending {
 }
 
 /// What waits.
+#[allow(clippy::large_enum_variant, reason = "nearly all of them are frames")]
 pub(super) enum Work {
     /// A frame to be written.
     Frame {

@@ -5,9 +5,9 @@ use std::{ops::Range, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    core::{Retention, RunState},
+    core::{Life, Retention, RunState},
     format::{Damage, cursor::Cursor, wire},
-    proto::{Outcome, Record, RunError, RunStatus, StreamKind},
+    proto::{Outcome, Record, RunError, RunSpec, RunStatus, RunUpdated, StreamKind},
     record::{Index, RunNo, RunUid, Seq, StreamNo},
 };
 
@@ -57,6 +57,18 @@ pub struct RunInfo {
     pub streams: u32,
     /// Bytes of the run's frames, as stored in the journal.
     pub bytes: u64,
+    /// Where the run stands in its life.
+    pub status: RunStatus,
+    /// Who works on it, and what is to become of it.
+    pub life: Life,
+    /// What else was said when it was created.
+    pub spec: RunSpec,
+    /// The metadata document: JSON text, or empty.
+    pub metadata: Bytes,
+    /// Seq of the record that last changed the document.
+    pub metadata_seq: Seq,
+    /// What it took, as far as that was told.
+    pub usage: RunUpdated,
 }
 
 impl RunInfo {
@@ -81,6 +93,12 @@ impl RunInfo {
             tail: state.tail,
             streams: state.streams.len() as u32,
             bytes: state.bytes,
+            status: state.status(),
+            life: Life { status: state.status(), ..state.life.clone() },
+            spec: state.spec.clone(),
+            metadata: state.metadata.clone(),
+            metadata_seq: state.metadata_seq,
+            usage: state.usage.clone(),
         }
     }
 
@@ -90,28 +108,10 @@ impl RunInfo {
         if let Some(end) = &mut row.ended {
             (end.output, end.error) = (Bytes::new(), None);
         }
+        let spec = &mut row.spec;
+        (spec.payload, spec.metadata, row.metadata) = Default::default();
+        (spec.attributes, spec.idempotency_key) = Default::default();
         row
-    }
-
-    /// Where the run stands in its life.
-    pub fn status(&self) -> RunStatus {
-        run_status(self.ended.as_ref().map(|ended| ended.outcome))
-    }
-}
-
-/// Where a run stands that has this outcome, or none yet. A run that nobody has to claim is at
-/// work as long as it is open.
-pub(super) fn run_status(outcome: Option<Outcome>) -> RunStatus {
-    match outcome {
-        None => RunStatus::Executing,
-        Some(Outcome::Unspecified) => RunStatus::Unspecified,
-        Some(Outcome::Completed) => RunStatus::Completed,
-        Some(Outcome::Failed) => RunStatus::Failed,
-        Some(Outcome::Canceled) => RunStatus::Canceled,
-        Some(Outcome::Crashed) => RunStatus::Crashed,
-        Some(Outcome::SystemFailure) => RunStatus::SystemFailure,
-        Some(Outcome::Expired) => RunStatus::Expired,
-        Some(Outcome::TimedOut) => RunStatus::TimedOut,
     }
 }
 

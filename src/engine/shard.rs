@@ -243,7 +243,8 @@ impl Shard {
         let run = self.run(header.run_no);
         run.published.wake_readers();
         let is_first = header.first_seq == Seq::ZERO && 0 < header.count;
-        let is_indexed = is_first || facts.outcome.is_some() || facts.deleted;
+        let is_relabeled = facts.status.is_some() || facts.relabeled;
+        let is_indexed = is_first || is_relabeled || facts.deleted;
         let change = is_indexed.then(|| run.change()).flatten();
         (bytes, change.map(|change| (change, i64::from(is_first) - i64::from(facts.deleted))))
     }
@@ -440,11 +441,10 @@ impl Run {
 
     /// What is indexed of the run as far as it is durable; none before its creation is.
     pub(super) fn change(&self) -> Option<Change> {
-        let Published { outcome, .. } = self.published;
         if !self.published.exists() {
             return None;
         }
-        let row = row_of(&self.state, outcome);
+        let row = row_of(&self.state, self.published.status);
         Some(match self.published.check_there() {
             Ok(()) => Change::Put(row),
             Err(_) => Change::Remove { namespace: row.namespace.clone(), position: row.position() },

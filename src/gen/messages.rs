@@ -162,16 +162,19 @@ pub struct Header {
     pub value: ::prost::bytes::Bytes,
 }
 /// Something that happened in the life of a run.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Event {
     /// What happened.
-    #[prost(oneof = "event::Event", tags = "1, 2, 3")]
+    #[prost(
+        oneof = "event::Event",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+    )]
     pub event: ::core::option::Option<event::Event>,
 }
 /// Nested message and enum types in `Event`.
 pub mod event {
     /// What happened.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Event {
         /// The run exists from here on.
         #[prost(message, tag = "1")]
@@ -182,10 +185,43 @@ pub mod event {
         /// One stream is closed; the run goes on.
         #[prost(message, tag = "3")]
         StreamClosed(super::StreamClosed),
+        /// The run stands elsewhere in its life.
+        #[prost(message, tag = "4")]
+        StatusChanged(super::StatusChanged),
+        /// A worker has taken the run.
+        #[prost(message, tag = "5")]
+        RunClaimed(super::RunClaimed),
+        /// The worker was not heard of for the term of its lease.
+        #[prost(message, tag = "6")]
+        RunAbandoned(super::RunAbandoned),
+        /// The worker has given the run back.
+        #[prost(message, tag = "7")]
+        RunReleased(super::RunReleased),
+        /// Somebody asks for the run to stop.
+        #[prost(message, tag = "8")]
+        CancelRequested(super::CancelRequested),
+        /// The run has more labels.
+        #[prost(message, tag = "9")]
+        TagsAdded(super::TagsAdded),
+        /// What the run took, or the version it runs at, is known.
+        #[prost(message, tag = "10")]
+        RunUpdated(super::RunUpdated),
+        /// The run starts at another time.
+        #[prost(message, tag = "11")]
+        RunRescheduled(super::RunRescheduled),
+        /// The metadata document changed.
+        #[prost(message, tag = "12")]
+        MetadataChanged(super::MetadataChanged),
+        /// The run waits for something.
+        #[prost(message, tag = "13")]
+        WaitCreated(super::WaitCreated),
+        /// What a wait was for has come, or will not.
+        #[prost(message, tag = "14")]
+        WaitSettled(super::WaitSettled),
     }
 }
 /// First record of every run.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunCreated {
     /// Tenant the run belongs to.
     #[prost(string, tag = "1")]
@@ -208,6 +244,269 @@ pub struct RunCreated {
     /// What is kept of the run; the namespace's default if absent.
     #[prost(message, optional, tag = "7")]
     pub retention: ::core::option::Option<Retention>,
+    /// What else is said of the run when it is created.
+    #[prost(message, optional, tag = "8")]
+    pub spec: ::core::option::Option<RunSpec>,
+}
+/// What is said of a run when it is created, besides its names and labels.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RunSpec {
+    /// What the task is to work on, at most 1 MiB.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub payload: ::prost::bytes::Bytes,
+    /// Media type of the payload.
+    #[prost(string, tag = "2")]
+    pub payload_type: ::prost::alloc::string::String,
+    /// Run that started this one, or empty.
+    #[prost(string, tag = "3")]
+    pub parent_run_id: ::prost::alloc::string::String,
+    /// First of the chain of parents, or empty.
+    #[prost(string, tag = "4")]
+    pub root_run_id: ::prost::alloc::string::String,
+    /// Key under which repeating the creation gives this run, or empty.
+    #[prost(string, tag = "5")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// Milliseconds since the Unix epoch when the key is forgotten.
+    #[prost(uint64, tag = "6")]
+    pub idempotency_expires_at_ms: u64,
+    /// Milliseconds since the Unix epoch before which the run is not handed out; 0
+    /// if it is at once.
+    #[prost(uint64, tag = "7")]
+    pub delay_until_ms: u64,
+    /// Milliseconds in the queue after which the run expires; 0 if it does not.
+    #[prost(uint64, tag = "8")]
+    pub ttl_ms: u64,
+    /// The metadata document to begin with: a JSON object, or empty.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub metadata: ::prost::bytes::Bytes,
+    /// Attempts there are, abandoned ones counted; 0 is 3.
+    #[prost(uint32, tag = "10")]
+    pub max_attempts: u32,
+    /// Milliseconds after its start when the run times out; 0 if it does not.
+    #[prost(uint64, tag = "11")]
+    pub max_duration_ms: u64,
+    /// Runs of higher priority are handed out first.
+    #[prost(sint32, tag = "12")]
+    pub priority: i32,
+    /// Whether the run waits for a version: it is queued when it is told one.
+    #[prost(bool, tag = "13")]
+    pub pending_version: bool,
+    /// Version the run is of, or empty.
+    #[prost(string, tag = "14")]
+    pub version: ::prost::alloc::string::String,
+    /// Whether it is a test.
+    #[prost(bool, tag = "15")]
+    pub is_test: bool,
+    /// Number of parents above the run.
+    #[prost(uint32, tag = "16")]
+    pub depth: u32,
+    /// What else there is to say, opaque to the store, at most 16 KiB: queue,
+    /// machine, region, whatever a gateway needs.
+    #[prost(btree_map = "string, bytes", tag = "17")]
+    pub attributes: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::bytes::Bytes,
+    >,
+}
+/// The run stands elsewhere in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatusChanged {
+    /// Where it stands now.
+    #[prost(enumeration = "RunStatus", tag = "1")]
+    pub status: i32,
+}
+/// A worker has taken the run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunClaimed {
+    /// Number of the lease, one more than the one before: lower ones are fenced.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Name of the worker.
+    #[prost(string, tag = "2")]
+    pub worker: ::prost::alloc::string::String,
+    /// Number of the attempt, from 1.
+    #[prost(uint32, tag = "3")]
+    pub attempt: u32,
+    /// Milliseconds without a sign of the worker after which the run is abandoned.
+    #[prost(uint64, tag = "4")]
+    pub term_ms: u64,
+    /// Whether the attempt goes on that had suspended the run.
+    #[prost(bool, tag = "5")]
+    pub resumed: bool,
+}
+/// The worker was not heard of for the term of its lease.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunAbandoned {
+    /// Number of the lease.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Name of the worker.
+    #[prost(string, tag = "2")]
+    pub worker: ::prost::alloc::string::String,
+    /// Where the run stands now: queued again, or crashed.
+    #[prost(enumeration = "RunStatus", tag = "3")]
+    pub next: i32,
+}
+/// The worker has given the run back.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunReleased {
+    /// Number of the lease.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Where the run stands now: queued, delayed or waiting.
+    #[prost(enumeration = "RunStatus", tag = "2")]
+    pub next: i32,
+    /// Milliseconds since the Unix epoch when a delayed run is queued.
+    #[prost(uint64, tag = "3")]
+    pub delay_until_ms: u64,
+    /// Why the attempt failed, if it did.
+    #[prost(message, optional, tag = "4")]
+    pub error: ::core::option::Option<RunError>,
+    /// Whether the next claim goes on with the attempt.
+    #[prost(bool, tag = "5")]
+    pub suspends: bool,
+}
+/// Somebody asks for the run to stop.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelRequested {
+    /// Why, for people.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    /// Milliseconds since the Unix epoch when the run is closed if it has not ended.
+    #[prost(uint64, tag = "2")]
+    pub close_at_ms: u64,
+}
+/// The run has more labels.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagsAdded {
+    /// Those it did not have.
+    #[prost(string, repeated, tag = "1")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What the run took, or the version it runs at, is known. What is absent stays.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RunUpdated {
+    /// Milliseconds of use.
+    #[prost(uint64, optional, tag = "1")]
+    pub usage_duration_ms: ::core::option::Option<u64>,
+    /// Cost in cents.
+    #[prost(double, optional, tag = "2")]
+    pub cost_in_cents: ::core::option::Option<f64>,
+    /// Basic cost in cents.
+    #[prost(double, optional, tag = "3")]
+    pub base_cost_in_cents: ::core::option::Option<f64>,
+    /// Version the run is of.
+    #[prost(string, optional, tag = "4")]
+    pub version: ::core::option::Option<::prost::alloc::string::String>,
+}
+/// The run starts at another time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunRescheduled {
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "1")]
+    pub delay_until_ms: u64,
+}
+/// The metadata document changed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MetadataChanged {
+    /// The operations that changed something, in order.
+    #[prost(message, repeated, tag = "1")]
+    pub operations: ::prost::alloc::vec::Vec<MetadataOperation>,
+    /// Run that sent them, if it was another one.
+    #[prost(string, tag = "2")]
+    pub source_run_id: ::prost::alloc::string::String,
+}
+/// One change of a metadata document.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MetadataOperation {
+    /// What is done.
+    #[prost(enumeration = "MetadataAction", tag = "1")]
+    pub action: i32,
+    /// Key, or a path if it begins with `$.`.
+    #[prost(string, tag = "2")]
+    pub key: ::prost::alloc::string::String,
+    /// JSON text: the value of `SET`, `APPEND`, `REMOVE` and `UPDATE`, the number
+    /// of `INCREMENT`.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub value: ::prost::bytes::Bytes,
+}
+/// The run waits for something.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaitCreated {
+    /// Name of the wait, unique in the run.
+    #[prost(string, tag = "1")]
+    pub wait_id: ::prost::alloc::string::String,
+    /// Milliseconds since the Unix epoch when the wait times out; 0 if it does not.
+    #[prost(uint64, tag = "5")]
+    pub deadline_ms: u64,
+    /// What it is for.
+    #[prost(oneof = "wait_created::Target", tags = "2, 3, 4")]
+    pub target: ::core::option::Option<wait_created::Target>,
+}
+/// Nested message and enum types in `WaitCreated`.
+pub mod wait_created {
+    /// What it is for.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Target {
+        /// A record of an input stream.
+        #[prost(message, tag = "2")]
+        Input(super::InputWait),
+        /// The end of a wait token.
+        #[prost(message, tag = "3")]
+        Token(super::TokenWait),
+        /// A time.
+        #[prost(message, tag = "4")]
+        Time(super::TimeWait),
+    }
+}
+/// Waits for the first record of an input stream that a consumer has not acked.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InputWait {
+    /// Name of the stream.
+    #[prost(string, tag = "1")]
+    pub stream: ::prost::alloc::string::String,
+    /// Name of the consumer; empty is `default`.
+    #[prost(string, tag = "2")]
+    pub consumer: ::prost::alloc::string::String,
+    /// Records below this index do not count.
+    #[prost(uint64, tag = "3")]
+    pub after: u64,
+    /// Whether the record is acked when it settles the wait.
+    #[prost(bool, tag = "4")]
+    pub ack: bool,
+}
+/// Waits for a wait token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenWait {
+    /// Id of the token.
+    #[prost(string, tag = "1")]
+    pub token_id: ::prost::alloc::string::String,
+}
+/// Waits for a time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TimeWait {
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "1")]
+    pub until_ms: u64,
+}
+/// What a wait was for has come, or will not.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaitSettled {
+    /// Name of the wait.
+    #[prost(string, tag = "1")]
+    pub wait_id: ::prost::alloc::string::String,
+    /// What became of it.
+    #[prost(enumeration = "WaitResult", tag = "2")]
+    pub result: i32,
+    /// Index of the input that settled it.
+    #[prost(uint64, optional, tag = "3")]
+    pub index: ::core::option::Option<u64>,
+    /// Value of the token that settled it.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub value: ::prost::bytes::Bytes,
+    /// Media type of the value.
+    #[prost(string, tag = "5")]
+    pub value_type: ::prost::alloc::string::String,
 }
 /// How long, and how much of, a run is kept. What is absent is not limited.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -301,6 +600,169 @@ impl Kind {
             "KIND_INPUT" => Some(Self::Input),
             "KIND_METADATA" => Some(Self::Metadata),
             "KIND_LIFECYCLE" => Some(Self::Lifecycle),
+            _ => None,
+        }
+    }
+}
+/// Where a run stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RunStatus {
+    /// Not used.
+    Unspecified = 0,
+    /// Waits for the version it is locked to.
+    PendingVersion = 1,
+    /// Waits for its start time.
+    Delayed = 2,
+    /// Waits for a worker.
+    Queued = 3,
+    /// Handed to a worker that has not written yet.
+    Dequeued = 4,
+    /// At work.
+    Executing = 5,
+    /// Waits for an input, a token or a time.
+    Waiting = 6,
+    /// Closed: done.
+    Completed = 7,
+    /// Closed: the run's code reported an error.
+    Failed = 8,
+    /// Closed: stopped on request.
+    Canceled = 9,
+    /// Closed: the worker died too often.
+    Crashed = 10,
+    /// Closed: the platform failed.
+    SystemFailure = 11,
+    /// Closed: not started in time.
+    Expired = 12,
+    /// Closed: took too long.
+    TimedOut = 13,
+}
+impl RunStatus {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "RUN_STATUS_UNSPECIFIED",
+            Self::PendingVersion => "RUN_STATUS_PENDING_VERSION",
+            Self::Delayed => "RUN_STATUS_DELAYED",
+            Self::Queued => "RUN_STATUS_QUEUED",
+            Self::Dequeued => "RUN_STATUS_DEQUEUED",
+            Self::Executing => "RUN_STATUS_EXECUTING",
+            Self::Waiting => "RUN_STATUS_WAITING",
+            Self::Completed => "RUN_STATUS_COMPLETED",
+            Self::Failed => "RUN_STATUS_FAILED",
+            Self::Canceled => "RUN_STATUS_CANCELED",
+            Self::Crashed => "RUN_STATUS_CRASHED",
+            Self::SystemFailure => "RUN_STATUS_SYSTEM_FAILURE",
+            Self::Expired => "RUN_STATUS_EXPIRED",
+            Self::TimedOut => "RUN_STATUS_TIMED_OUT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RUN_STATUS_UNSPECIFIED" => Some(Self::Unspecified),
+            "RUN_STATUS_PENDING_VERSION" => Some(Self::PendingVersion),
+            "RUN_STATUS_DELAYED" => Some(Self::Delayed),
+            "RUN_STATUS_QUEUED" => Some(Self::Queued),
+            "RUN_STATUS_DEQUEUED" => Some(Self::Dequeued),
+            "RUN_STATUS_EXECUTING" => Some(Self::Executing),
+            "RUN_STATUS_WAITING" => Some(Self::Waiting),
+            "RUN_STATUS_COMPLETED" => Some(Self::Completed),
+            "RUN_STATUS_FAILED" => Some(Self::Failed),
+            "RUN_STATUS_CANCELED" => Some(Self::Canceled),
+            "RUN_STATUS_CRASHED" => Some(Self::Crashed),
+            "RUN_STATUS_SYSTEM_FAILURE" => Some(Self::SystemFailure),
+            "RUN_STATUS_EXPIRED" => Some(Self::Expired),
+            "RUN_STATUS_TIMED_OUT" => Some(Self::TimedOut),
+            _ => None,
+        }
+    }
+}
+/// What an operation does with a metadata document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MetadataAction {
+    /// Not used.
+    Unspecified = 0,
+    /// Sets a key. A path into what does not exist changes nothing.
+    Set = 1,
+    /// Removes a key, which is no path.
+    Delete = 2,
+    /// Adds to an array, making one of what is there.
+    Append = 3,
+    /// Removes from an array what equals the value.
+    Remove = 4,
+    /// Adds to a number; what is none counts as 0.
+    Increment = 5,
+    /// Replaces the document by an object.
+    Update = 6,
+}
+impl MetadataAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "METADATA_ACTION_UNSPECIFIED",
+            Self::Set => "METADATA_ACTION_SET",
+            Self::Delete => "METADATA_ACTION_DELETE",
+            Self::Append => "METADATA_ACTION_APPEND",
+            Self::Remove => "METADATA_ACTION_REMOVE",
+            Self::Increment => "METADATA_ACTION_INCREMENT",
+            Self::Update => "METADATA_ACTION_UPDATE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "METADATA_ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "METADATA_ACTION_SET" => Some(Self::Set),
+            "METADATA_ACTION_DELETE" => Some(Self::Delete),
+            "METADATA_ACTION_APPEND" => Some(Self::Append),
+            "METADATA_ACTION_REMOVE" => Some(Self::Remove),
+            "METADATA_ACTION_INCREMENT" => Some(Self::Increment),
+            "METADATA_ACTION_UPDATE" => Some(Self::Update),
+            _ => None,
+        }
+    }
+}
+/// What became of a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WaitResult {
+    /// Not used.
+    Unspecified = 0,
+    /// What it was for has come.
+    Completed = 1,
+    /// Its deadline has passed.
+    TimedOut = 2,
+    /// Nobody waits any more.
+    Canceled = 3,
+}
+impl WaitResult {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WAIT_RESULT_UNSPECIFIED",
+            Self::Completed => "WAIT_RESULT_COMPLETED",
+            Self::TimedOut => "WAIT_RESULT_TIMED_OUT",
+            Self::Canceled => "WAIT_RESULT_CANCELED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WAIT_RESULT_UNSPECIFIED" => Some(Self::Unspecified),
+            "WAIT_RESULT_COMPLETED" => Some(Self::Completed),
+            "WAIT_RESULT_TIMED_OUT" => Some(Self::TimedOut),
+            "WAIT_RESULT_CANCELED" => Some(Self::Canceled),
             _ => None,
         }
     }
@@ -429,7 +891,7 @@ impl StreamKind {
     }
 }
 /// A run as of one position of its log.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Run {
     /// Name, unique in its namespace.
     #[prost(string, tag = "1")]
@@ -479,9 +941,60 @@ pub struct Run {
     /// What is kept of the run; the namespace's default if absent.
     #[prost(message, optional, tag = "16")]
     pub retention: ::core::option::Option<Retention>,
+    /// What else was said when the run was created. Rows of lists are without
+    /// payload, idempotency key, metadata and attributes.
+    #[prost(message, optional, tag = "17")]
+    pub spec: ::core::option::Option<RunSpec>,
+    /// The metadata document: JSON text, or empty. Not in rows of lists.
+    #[prost(bytes = "bytes", tag = "18")]
+    pub metadata: ::prost::bytes::Bytes,
+    /// Seq of the record that last changed the document.
+    #[prost(uint64, tag = "19")]
+    pub metadata_seq: u64,
+    /// Milliseconds since the Unix epoch when the run is queued, if it is delayed;
+    /// else 0.
+    #[prost(uint64, tag = "20")]
+    pub delay_until_ms: u64,
+    /// Milliseconds since the Unix epoch when it was queued last; 0 if never.
+    #[prost(uint64, tag = "21")]
+    pub queued_at_ms: u64,
+    /// Milliseconds since the Unix epoch when it began; 0 if it has not.
+    #[prost(uint64, tag = "22")]
+    pub started_at_ms: u64,
+    /// Attempts so far.
+    #[prost(uint32, tag = "23")]
+    pub attempt: u32,
+    /// The lease, or the newest there was; absent if there was none.
+    #[prost(message, optional, tag = "24")]
+    pub lease: ::core::option::Option<RunLease>,
+    /// What was asked, once the run is to stop.
+    #[prost(message, optional, tag = "25")]
+    pub cancel_requested: ::core::option::Option<CancelRequested>,
+    /// Milliseconds since the Unix epoch when that was asked.
+    #[prost(uint64, tag = "26")]
+    pub cancel_requested_at_ms: u64,
+    /// What the run took, as far as that was told.
+    #[prost(message, optional, tag = "27")]
+    pub usage: ::core::option::Option<RunUpdated>,
+    /// Whether the next claim goes on with the attempt.
+    #[prost(bool, tag = "28")]
+    pub suspended: bool,
+}
+/// Who has a run, or had it last.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunLease {
+    /// Number of the lease.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Name of the worker; empty if nobody has the run now.
+    #[prost(string, tag = "2")]
+    pub worker: ::prost::alloc::string::String,
+    /// Milliseconds without a sign of the worker after which the run is abandoned.
+    #[prost(uint64, tag = "3")]
+    pub term_ms: u64,
 }
 /// Asks for a run.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateRunRequest {
     /// Name: 1 to 512 bytes of UTF-8 without control characters, not starting
     /// with `$`.
@@ -499,9 +1012,12 @@ pub struct CreateRunRequest {
     /// What is kept of the run; the namespace's default if absent.
     #[prost(message, optional, tag = "5")]
     pub retention: ::core::option::Option<Retention>,
+    /// What else there is to say of the run.
+    #[prost(message, optional, tag = "6")]
+    pub spec: ::core::option::Option<RunSpec>,
 }
 /// The run, and whether it is new.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateRunResponse {
     /// The run.
     #[prost(message, optional, tag = "1")]
@@ -518,7 +1034,7 @@ pub struct GetRunRequest {
     pub run_id: ::prost::alloc::string::String,
 }
 /// Describes a run.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetRunResponse {
     /// The run.
     #[prost(message, optional, tag = "1")]
@@ -590,9 +1106,13 @@ pub struct CloseRunRequest {
     /// Seq the run's log must be at, if given.
     #[prost(uint64, optional, tag = "7")]
     pub expected_seq: ::core::option::Option<u64>,
+    /// Number of the lease under which this is done; a run that was claimed needs
+    /// it.
+    #[prost(uint64, optional, tag = "8")]
+    pub lease_epoch: ::core::option::Option<u64>,
 }
 /// The run is closed, durably.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CloseRunResponse {
     /// The run as closed.
     #[prost(message, optional, tag = "1")]
@@ -624,83 +1144,6 @@ pub struct DeleteRunResponse {
     /// Whether the run had been deleted before.
     #[prost(bool, tag = "2")]
     pub deduplicated: bool,
-}
-/// Where a run stands in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum RunStatus {
-    /// Not used.
-    Unspecified = 0,
-    /// Waits for the version it is locked to.
-    PendingVersion = 1,
-    /// Waits for its start time.
-    Delayed = 2,
-    /// Waits for a worker.
-    Queued = 3,
-    /// Handed to a worker that has not written yet.
-    Dequeued = 4,
-    /// At work.
-    Executing = 5,
-    /// Waits for an input, a token or a time.
-    Waiting = 6,
-    /// Closed: done.
-    Completed = 7,
-    /// Closed: the run's code reported an error.
-    Failed = 8,
-    /// Closed: stopped on request.
-    Canceled = 9,
-    /// Closed: the worker died too often.
-    Crashed = 10,
-    /// Closed: the platform failed.
-    SystemFailure = 11,
-    /// Closed: not started in time.
-    Expired = 12,
-    /// Closed: took too long.
-    TimedOut = 13,
-}
-impl RunStatus {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "RUN_STATUS_UNSPECIFIED",
-            Self::PendingVersion => "RUN_STATUS_PENDING_VERSION",
-            Self::Delayed => "RUN_STATUS_DELAYED",
-            Self::Queued => "RUN_STATUS_QUEUED",
-            Self::Dequeued => "RUN_STATUS_DEQUEUED",
-            Self::Executing => "RUN_STATUS_EXECUTING",
-            Self::Waiting => "RUN_STATUS_WAITING",
-            Self::Completed => "RUN_STATUS_COMPLETED",
-            Self::Failed => "RUN_STATUS_FAILED",
-            Self::Canceled => "RUN_STATUS_CANCELED",
-            Self::Crashed => "RUN_STATUS_CRASHED",
-            Self::SystemFailure => "RUN_STATUS_SYSTEM_FAILURE",
-            Self::Expired => "RUN_STATUS_EXPIRED",
-            Self::TimedOut => "RUN_STATUS_TIMED_OUT",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "RUN_STATUS_UNSPECIFIED" => Some(Self::Unspecified),
-            "RUN_STATUS_PENDING_VERSION" => Some(Self::PendingVersion),
-            "RUN_STATUS_DELAYED" => Some(Self::Delayed),
-            "RUN_STATUS_QUEUED" => Some(Self::Queued),
-            "RUN_STATUS_DEQUEUED" => Some(Self::Dequeued),
-            "RUN_STATUS_EXECUTING" => Some(Self::Executing),
-            "RUN_STATUS_WAITING" => Some(Self::Waiting),
-            "RUN_STATUS_COMPLETED" => Some(Self::Completed),
-            "RUN_STATUS_FAILED" => Some(Self::Failed),
-            "RUN_STATUS_CANCELED" => Some(Self::Canceled),
-            "RUN_STATUS_CRASHED" => Some(Self::Crashed),
-            "RUN_STATUS_SYSTEM_FAILURE" => Some(Self::SystemFailure),
-            "RUN_STATUS_EXPIRED" => Some(Self::Expired),
-            "RUN_STATUS_TIMED_OUT" => Some(Self::TimedOut),
-            _ => None,
-        }
-    }
 }
 /// A record to append.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -758,6 +1201,9 @@ pub struct AppendRequest {
     /// Creates the run if it does not exist.
     #[prost(bool, tag = "8")]
     pub create_run: bool,
+    /// Number of the lease under which this is done, if any.
+    #[prost(uint64, optional, tag = "9")]
+    pub lease_epoch: ::core::option::Option<u64>,
 }
 /// The batch is durable.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -832,6 +1278,9 @@ pub struct SessionOpen {
     /// Epoch of the producer.
     #[prost(uint64, tag = "6")]
     pub producer_epoch: u64,
+    /// Number of the lease under which this is done, if any.
+    #[prost(uint64, optional, tag = "7")]
+    pub lease_epoch: ::core::option::Option<u64>,
 }
 /// A batch of a session.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -18,6 +18,119 @@ pub struct Effects {
     /// frames were copied out of the journal, so that recovery finds them.
     #[prost(fixed64, optional, tag = "5")]
     pub home: ::core::option::Option<u64>,
+    /// Inputs that were consumed.
+    #[prost(message, repeated, tag = "6")]
+    pub inputs_acked: ::prost::alloc::vec::Vec<InputsAcked>,
+    /// The request that made the frame.
+    #[prost(message, optional, tag = "7")]
+    pub request: ::core::option::Option<RequestApplied>,
+    /// The message that the frame's input record is.
+    #[prost(message, optional, tag = "8")]
+    pub input_sent: ::core::option::Option<InputSent>,
+    /// What is to be told to other runs.
+    #[prost(message, repeated, tag = "9")]
+    pub outbox_added: ::prost::alloc::vec::Vec<OutboxEntry>,
+    /// Numbers of entries that were told.
+    #[prost(uint64, repeated, tag = "10")]
+    pub outbox_done: ::prost::alloc::vec::Vec<u64>,
+    /// The entry of another run's outbox that made the frame.
+    #[prost(message, optional, tag = "11")]
+    pub delivered: ::core::option::Option<Delivered>,
+    /// Runs that wait for this one.
+    #[prost(message, repeated, tag = "12")]
+    pub waiters_added: ::prost::alloc::vec::Vec<Waiter>,
+}
+/// Inputs of a stream that a consumer has consumed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InputsAcked {
+    /// Number of the stream.
+    #[prost(uint32, tag = "1")]
+    pub stream: u32,
+    /// Name of the consumer.
+    #[prost(string, tag = "2")]
+    pub consumer: ::prost::alloc::string::String,
+    /// First index of each range, ascending.
+    #[prost(uint64, repeated, tag = "3")]
+    pub from: ::prost::alloc::vec::Vec<u64>,
+    /// Index after the last of each range.
+    #[prost(uint64, repeated, tag = "4")]
+    pub to: ::prost::alloc::vec::Vec<u64>,
+}
+/// A request was applied.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RequestApplied {
+    /// The request's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// CRC-32 (IEEE) of what was asked, to tell a retry from a reused id.
+    #[prost(fixed32, tag = "2")]
+    pub content_crc: u32,
+}
+/// A message was sent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InputSent {
+    /// The message's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// CRC-32 (IEEE) of what was sent.
+    #[prost(fixed32, tag = "2")]
+    pub content_crc: u32,
+}
+/// Something to be told to another run, once.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct OutboxEntry {
+    /// Number of the entry within its run, dense from 0.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// The run to be told.
+    #[prost(string, tag = "2")]
+    pub run_id: ::prost::alloc::string::String,
+    /// What is told.
+    #[prost(oneof = "outbox_entry::Message", tags = "3, 4, 5")]
+    pub message: ::core::option::Option<outbox_entry::Message>,
+}
+/// Nested message and enum types in `OutboxEntry`.
+pub mod outbox_entry {
+    /// What is told.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Message {
+        /// Changes of its metadata.
+        #[prost(message, tag = "3")]
+        Metadata(super::MetadataOperations),
+        /// That this run waits for it.
+        #[prost(string, tag = "4")]
+        Waits(::prost::alloc::string::String),
+        /// That what it waits for has come.
+        #[prost(message, tag = "5")]
+        Settled(super::super::super::v1::WaitSettled),
+    }
+}
+/// Operations on a metadata document.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MetadataOperations {
+    /// In order.
+    #[prost(message, repeated, tag = "1")]
+    pub operations: ::prost::alloc::vec::Vec<super::super::v1::MetadataOperation>,
+}
+/// An entry of another run's outbox was taken in.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Delivered {
+    /// Identity of the run that sent it, 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub source_uid: ::prost::bytes::Bytes,
+    /// Number of the entry there.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+}
+/// A run that waits for this one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Waiter {
+    /// Name of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Name of its wait.
+    #[prost(string, tag = "2")]
+    pub wait_id: ::prost::alloc::string::String,
 }
 /// A stream got its number.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -121,9 +234,158 @@ pub struct RunSnapshot {
     /// Milliseconds since the Unix epoch of the deletion, once it is deleted.
     #[prost(uint64, optional, tag = "19")]
     pub deleted_ms: ::core::option::Option<u64>,
+    /// What was said when it was created.
+    #[prost(message, optional, tag = "20")]
+    pub spec: ::core::option::Option<super::super::v1::RunSpec>,
+    /// Where it stands in its life.
+    #[prost(message, optional, tag = "21")]
+    pub life: ::core::option::Option<LifeSnapshot>,
+    /// The metadata document: JSON text, or empty.
+    #[prost(bytes = "bytes", tag = "22")]
+    pub metadata: ::prost::bytes::Bytes,
+    /// Seq of the record that last changed the document.
+    #[prost(uint64, tag = "23")]
+    pub metadata_seq: u64,
+    /// Newest requests, oldest first.
+    #[prost(message, repeated, tag = "24")]
+    pub requests: ::prost::alloc::vec::Vec<RequestSnapshot>,
+    /// Waits, oldest first.
+    #[prost(message, repeated, tag = "25")]
+    pub waits: ::prost::alloc::vec::Vec<WaitSnapshot>,
+    /// Number of the next entry of the outbox.
+    #[prost(uint64, tag = "26")]
+    pub outbox_next: u64,
+    /// Entries of the outbox that were not told yet.
+    #[prost(message, repeated, tag = "27")]
+    pub outbox: ::prost::alloc::vec::Vec<OutboxEntry>,
+    /// Newest entry taken in of other runs' outboxes, the oldest run first.
+    #[prost(message, repeated, tag = "28")]
+    pub delivered: ::prost::alloc::vec::Vec<Delivered>,
+    /// Runs that wait for this one.
+    #[prost(message, repeated, tag = "29")]
+    pub waiters: ::prost::alloc::vec::Vec<Waiter>,
+    /// What the run took.
+    #[prost(message, optional, tag = "30")]
+    pub usage: ::core::option::Option<super::super::v1::RunUpdated>,
+}
+/// Where a run stands in its life.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LifeSnapshot {
+    /// Status, while it is open.
+    #[prost(enumeration = "super::super::v1::RunStatus", tag = "1")]
+    pub status: i32,
+    /// Milliseconds since the Unix epoch when it is queued, if it is delayed.
+    #[prost(uint64, tag = "2")]
+    pub delay_until_ms: u64,
+    /// Milliseconds since the Unix epoch when it was queued last; 0 if never.
+    #[prost(uint64, tag = "3")]
+    pub queued_ms: u64,
+    /// Milliseconds since the Unix epoch when it began; 0 if it has not.
+    #[prost(uint64, tag = "4")]
+    pub started_ms: u64,
+    /// Number of the newest lease; 0 if there was none.
+    #[prost(uint64, tag = "5")]
+    pub epoch: u64,
+    /// Attempts so far.
+    #[prost(uint32, tag = "6")]
+    pub attempt: u32,
+    /// Whether the next claim goes on with the attempt.
+    #[prost(bool, tag = "7")]
+    pub suspended: bool,
+    /// Name of the worker that has the run.
+    #[prost(string, tag = "8")]
+    pub worker: ::prost::alloc::string::String,
+    /// Term of its lease in milliseconds; 0 if nobody has the run.
+    #[prost(uint64, tag = "9")]
+    pub term_ms: u64,
+    /// What was asked, once the run is to stop.
+    #[prost(message, optional, tag = "10")]
+    pub cancel: ::core::option::Option<super::super::v1::CancelRequested>,
+    /// Milliseconds since the Unix epoch when that was asked.
+    #[prost(uint64, tag = "11")]
+    pub cancel_requested_ms: u64,
+}
+/// A request that can be answered again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RequestSnapshot {
+    /// The request's id.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// CRC-32 (IEEE) of what was asked.
+    #[prost(fixed32, tag = "2")]
+    pub content_crc: u32,
+    /// Seq of its first record.
+    #[prost(uint64, tag = "3")]
+    pub first_seq: u64,
+    /// Number of its records.
+    #[prost(uint32, tag = "4")]
+    pub count: u32,
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "5")]
+    pub time_ms: u64,
+    /// Streams of its records.
+    #[prost(uint32, repeated, tag = "6")]
+    pub streams: ::prost::alloc::vec::Vec<u32>,
+    /// Index of the first record in each.
+    #[prost(uint64, repeated, tag = "7")]
+    pub first_index: ::prost::alloc::vec::Vec<u64>,
+    /// Number of records in each.
+    #[prost(uint32, repeated, tag = "8")]
+    pub counts: ::prost::alloc::vec::Vec<u32>,
+}
+/// A wait, and what became of it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaitSnapshot {
+    /// The wait.
+    #[prost(message, optional, tag = "1")]
+    pub created: ::core::option::Option<super::super::v1::WaitCreated>,
+    /// Milliseconds since the Unix epoch of its creation.
+    #[prost(uint64, tag = "2")]
+    pub created_ms: u64,
+    /// What became of it, once that is known.
+    #[prost(message, optional, tag = "3")]
+    pub settled: ::core::option::Option<super::super::v1::WaitSettled>,
+    /// Milliseconds since the Unix epoch when it was settled.
+    #[prost(uint64, tag = "4")]
+    pub settled_ms: u64,
+}
+/// Which records of an input stream were consumed, and what was sent.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InboxSnapshot {
+    /// Consumers in order of their first ack.
+    #[prost(message, repeated, tag = "1")]
+    pub consumers: ::prost::alloc::vec::Vec<ConsumerSnapshot>,
+    /// Ids of messages, oldest first.
+    #[prost(string, repeated, tag = "2")]
+    pub sent_id: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Index of each.
+    #[prost(uint64, repeated, tag = "3")]
+    pub sent_index: ::prost::alloc::vec::Vec<u64>,
+    /// CRC-32 (IEEE) of each.
+    #[prost(fixed32, repeated, tag = "4")]
+    pub sent_crc: ::prost::alloc::vec::Vec<u32>,
+    /// Bytes of the records that not all consumers have acked, up to the tail.
+    #[prost(uint32, repeated, tag = "5")]
+    pub bytes: ::prost::alloc::vec::Vec<u32>,
+}
+/// What a consumer has consumed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConsumerSnapshot {
+    /// Name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Everything below is acked.
+    #[prost(uint64, tag = "2")]
+    pub floor: u64,
+    /// First index of each acked range above, ascending.
+    #[prost(uint64, repeated, tag = "3")]
+    pub from: ::prost::alloc::vec::Vec<u64>,
+    /// Index after the last of each.
+    #[prost(uint64, repeated, tag = "4")]
+    pub to: ::prost::alloc::vec::Vec<u64>,
 }
 /// What is known of a stream.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamSnapshot {
     /// Name, unique in the run.
     #[prost(string, tag = "1")]
@@ -140,6 +402,9 @@ pub struct StreamSnapshot {
     /// Whether the stream was closed by itself.
     #[prost(bool, tag = "5")]
     pub closed: bool,
+    /// What of an input stream was consumed.
+    #[prost(message, optional, tag = "6")]
+    pub inbox: ::core::option::Option<InboxSnapshot>,
 }
 /// What is known of an idempotent producer, and of its last appends. Each append
 /// is a row of five columns; the last four hold what is unlikely about it, so

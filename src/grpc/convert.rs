@@ -17,7 +17,9 @@ use crate::{
         Bounds, CacheUse, End, Gap, IfAbsent, ListRuns, Page, Query, RunInfo, RunKey, RunPage,
         RunTail, Start, Stats, StreamInfo, StreamList, TailItem,
     },
-    proto::{self, EndReason, Outcome, RunStatus, start},
+    proto::{
+        self, CancelRequested, EndReason, Outcome, RunLease, RunSpec, RunStatus, RunUpdated, start,
+    },
     record::{Index, RunUid, Seq},
 };
 
@@ -48,6 +50,7 @@ pub(super) fn create(request: proto::CreateRunRequest) -> Result<Create, Refusal
         batch: request.batch_id.into(),
         retention: retention
             .map_err(|error| Refusal::invalid("retention.at_limit", error.to_string()))?,
+        spec: request.spec.unwrap_or_default(),
     })
 }
 
@@ -95,6 +98,7 @@ pub(super) fn close_run(request: proto::CloseRunRequest) -> Result<(RunKey, Clos
         output_type: request.output_type,
         error: request.error,
         expected_seq: request.expected_seq.map(Seq),
+        lease_epoch: request.lease_epoch,
     };
     Ok((RunKey::new(request.run_id), close))
 }
@@ -132,6 +136,7 @@ pub(super) fn append(request: proto::AppendRequest) -> Result<(RunKey, Append), 
         expected_seq: request.expected_seq.map(Seq),
         expected_index: request.expected_index.map(Index),
         producer,
+        lease_epoch: request.lease_epoch,
     };
     Ok((RunKey::new(request.run_id), append))
 }
@@ -210,7 +215,6 @@ fn bounds(bounds: Option<proto::Bounds>) -> Bounds {
 }
 
 pub(super) fn run(run: RunInfo) -> proto::Run {
-    let status = run.status();
     let completed_at_ms = run.ended.as_ref().map(|ended| ended.completed_ms);
     let (output, output_type, error) =
         run.ended.map(|ended| (ended.output, ended.output_type, ended.error)).unwrap_or_default();
@@ -218,7 +222,7 @@ pub(super) fn run(run: RunInfo) -> proto::Run {
         run_id: run.run_id.as_ref().into(),
         run_uid: run_uid_bytes(run.run_uid),
         task: run.task.as_ref().into(),
-        status: status.into(),
+        status: run.status.into(),
         created_at_ms: run.created_ms,
         updated_at_ms: run.updated_ms,
         completed_at_ms,
@@ -231,6 +235,25 @@ pub(super) fn run(run: RunInfo) -> proto::Run {
         tags: run.tags.iter().map(|tag| tag.as_ref().into()).collect(),
         batch_id: run.batch.as_ref().into(),
         retention: run.retention.map(Into::into),
+        spec: (run.spec != RunSpec::default()).then_some(run.spec),
+        metadata: run.metadata,
+        metadata_seq: run.metadata_seq.0,
+        delay_until_ms: run.life.delay_until_ms,
+        queued_at_ms: run.life.queued_ms,
+        started_at_ms: run.life.started_ms,
+        attempt: run.life.attempt,
+        lease: (0 < run.life.epoch).then(|| RunLease {
+            epoch: run.life.epoch,
+            worker: run.life.lease.as_ref().map_or("", |lease| &lease.worker).into(),
+            term_ms: run.life.lease.as_ref().map_or(0, |lease| lease.term_ms),
+        }),
+        cancel_requested_at_ms: run.life.cancel.as_ref().map_or(0, |asked| asked.requested_ms),
+        cancel_requested: run
+            .life
+            .cancel
+            .map(|asked| CancelRequested { reason: asked.reason, close_at_ms: asked.close_at_ms }),
+        usage: (run.usage != RunUpdated::default()).then_some(run.usage),
+        suspended: run.life.suspended,
     }
 }
 

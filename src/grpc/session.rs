@@ -40,6 +40,7 @@ struct Target {
     absent: IfAbsent,
     stream: Arc<str>,
     producer: Option<(Arc<str>, u64)>,
+    lease_epoch: Option<u64>,
 }
 
 impl Target {
@@ -51,6 +52,7 @@ impl Target {
             run: RunKey::new(open.run_id),
             absent: convert::if_absent(open.create_run),
             stream: open.stream.into(),
+            lease_epoch: open.lease_epoch,
             producer,
         })
     }
@@ -72,6 +74,7 @@ impl Target {
             expected_seq: batch.expected_seq.map(Seq),
             expected_index: batch.expected_index.map(Index),
             producer,
+            lease_epoch: self.lease_epoch,
         })
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     core::Refusal,
     error::{Corruption, Error},
     format::Damage,
-    proto::Outcome,
+    proto::{Outcome, RunStatus},
     record::{Index, RunUid, Seq},
 };
 
@@ -175,6 +175,39 @@ fn refused(refusal: &Refusal) -> Answer {
                 .with("tail", tail)
         }
         Refusal::BadCursor => Answer::new(InvalidArgument, "BAD_CURSOR"),
+        Refusal::Fenced { .. }
+        | Refusal::LeaseRequired { .. }
+        | Refusal::LeaseHeld { .. }
+        | Refusal::NotQueued { .. } => refused_of_lease(refusal),
+        Refusal::BadAck { stream, index } => {
+            Answer::new(InvalidArgument, "BAD_ACK").with("stream", stream).with("index", index)
+        }
+        Refusal::InputsOwed { floor } => {
+            Answer::new(FailedPrecondition, "INPUTS_OWED").with("floor", floor)
+        }
+        Refusal::InputBacklog { inputs, bytes } => Answer::new(ResourceExhausted, "INPUT_BACKLOG")
+            .with("inputs", inputs)
+            .with("bytes", bytes),
+        Refusal::MetadataTooLarge { size, limit } => {
+            Answer::new(FailedPrecondition, "METADATA_TOO_LARGE")
+                .with("size", size)
+                .with("limit", limit)
+        }
+        Refusal::WaitNotFound => Answer::new(NotFound, "WAIT_NOT_FOUND"),
+    }
+}
+
+/// What is refused because of who has the run.
+fn refused_of_lease(refusal: &Refusal) -> Answer {
+    let answer = |reason| Answer::new(Code::FailedPrecondition, reason);
+    match refusal {
+        Refusal::Fenced { current } => answer("FENCED").with("current", current),
+        Refusal::LeaseHeld { epoch, worker } => {
+            answer("LEASE_HELD").with("epoch", epoch).with("worker", worker)
+        }
+        Refusal::NotQueued { status } => answer("NOT_QUEUED").with("status", status.as_str_name()),
+        Refusal::LeaseRequired { current } => answer("LEASE_REQUIRED").with("current", current),
+        _ => answer("LEASE_REQUIRED"),
     }
 }
 
@@ -261,6 +294,28 @@ fn from_refusal(reason: &str, fields: &Fields<'_>) -> Option<Refusal> {
             tail: Seq(fields.number("tail")?),
         },
         "BAD_CURSOR" => Refusal::BadCursor,
+        "FENCED" => Refusal::Fenced { current: fields.number("current")? },
+        "LEASE_REQUIRED" => Refusal::LeaseRequired { current: fields.number("current")? },
+        "LEASE_HELD" => {
+            Refusal::LeaseHeld { epoch: fields.number("epoch")?, worker: fields.shared("worker")? }
+        }
+        "NOT_QUEUED" => {
+            Refusal::NotQueued { status: RunStatus::from_str_name(fields.get("status")?)? }
+        }
+        "BAD_ACK" => Refusal::BadAck {
+            stream: fields.shared("stream")?,
+            index: Index(fields.number("index")?),
+        },
+        "INPUTS_OWED" => Refusal::InputsOwed { floor: Index(fields.number("floor")?) },
+        "INPUT_BACKLOG" => Refusal::InputBacklog {
+            inputs: fields.number("inputs")?,
+            bytes: fields.number("bytes")?,
+        },
+        "METADATA_TOO_LARGE" => Refusal::MetadataTooLarge {
+            size: fields.number("size")?,
+            limit: fields.number("limit")?,
+        },
+        "WAIT_NOT_FOUND" => Refusal::WaitNotFound,
         _ => return None,
     })
 }
@@ -391,6 +446,15 @@ mod tests {
             changed(None),
             changed(Some(Seq(3))),
             Refusal::BadCursor,
+            Refusal::Fenced { current: 7 },
+            Refusal::LeaseRequired { current: 7 },
+            Refusal::LeaseHeld { epoch: 7, worker: "w".into() },
+            Refusal::NotQueued { status: RunStatus::Waiting },
+            Refusal::BadAck { stream: "in".into(), index: Index(3) },
+            Refusal::InputsOwed { floor: Index(3) },
+            Refusal::InputBacklog { inputs: 10_000, bytes: 1 << 20 },
+            Refusal::MetadataTooLarge { size: 9, limit: 8 },
+            Refusal::WaitNotFound,
         ]
     }
 
@@ -481,7 +545,7 @@ mod tests {
         };
         let later = from_status(&status(Code::Unavailable, "NOT_OWNER"), Call::Command);
         assert!(matches!(later, Error::Unavailable { .. }), "{later:?}");
-        let unknown = from_status(&status(Code::FailedPrecondition, "FENCED"), Call::Command);
+        let unknown = from_status(&status(Code::FailedPrecondition, "TOKEN_USED"), Call::Command);
         assert!(matches!(unknown, Error::Unexpected { .. }), "{unknown:?}");
         // A reason that is known, but without its values.
         let damaged = from_status(&status(Code::Aborted, "SEQ_MISMATCH"), Call::Command);

@@ -110,7 +110,7 @@ fn nothing_is_deleted_unless_it_is_said_twice() {
     refused(&server.run(&["run", "delete", "--yes"]), 2, &["RUN"]);
     refused(&server.run(&["run", "delete", "a", "--yes", "--dry-run"]), 2, &["--dry-run"]);
     let dry = server.run(&["run", "delete", "a", "b", "--dry-run"]).clean();
-    assert!(dry.text().starts_with("would delete a (open, 3 records, "), "{}", dry.text());
+    assert!(dry.text().starts_with("would delete a (executing, 3 records, "), "{}", dry.text());
     let dry = &json(&server, &["run", "delete", "a", "--dry-run"])[0];
     assert_eq!((&dry["dry_run"], &dry["run"]["run_id"]), (&json!(true), &json!("a")));
     assert_eq!(listed(&server, &[]).len(), 2, "so far nothing happened");

@@ -134,6 +134,7 @@ prop_compose! {
                 trimmed.map(|(stream, trim)| storage::StreamTrimmed { stream, trim }).collect(),
             deleted,
             home,
+            ..storage::Effects::default()
         }
     }
 }

@@ -32,6 +32,7 @@ fn a_run_is_created_described_and_closed_as_in_the_store() {
             output_type: "application/octet-stream".into(),
             error: Some(RunError { name: "Late".into(), ..RunError::default() }),
             expected_seq: Some(Seq(1)),
+            ..Close::default()
         };
         let closed = client.close_run(&key, close.clone()).await.expect("closed");
         assert_eq!((closed.closed_seq, closed.deduplicated), (Seq(1), false));

@@ -21,6 +21,7 @@ fn labelled(run_id: &str, task: &str, tags: &[&str], batch: &str) -> Create {
         tags: tags.iter().map(|&tag| tag.into()).collect(),
         batch: batch.into(),
         retention: None,
+        ..Create::default()
     }
 }
 
@@ -44,7 +45,7 @@ fn labels_and_retention_come_back_as_they_were_given() {
         let created = client.create_run(create.clone()).await.expect("created").run;
         assert_eq!((&created.tags, &created.batch), (&create.tags, &create.batch));
         assert_eq!((&*created.task, created.retention), ("t", Some(retention)));
-        assert_eq!(created.status(), RunStatus::Executing);
+        assert_eq!(created.status, RunStatus::Queued);
         let key = RunKey::new("run");
         assert_eq!(server.store.get_run(&key).await.expect("run"), created);
         assert!(!client.create_run(create.clone()).await.expect("the same").created);
@@ -141,9 +142,9 @@ fn runs_are_found_by_all_they_are_labelled_with_newest_first() {
             (tags(&["x", "nobody's"]), &[]),
             (ListRuns { batch: "night".into(), ..ListRuns::default() }, &["b-1", "a-2"]),
             (ListRuns { task: "build".into(), ..tags(&["y"]) }, &["a-2"]),
-            (statuses(&[RunStatus::Executing]), &["b-2", "b-1", "a-2"]),
+            (statuses(&[RunStatus::Executing, RunStatus::Queued]), &["b-2", "b-1", "a-2"]),
             (statuses(&[RunStatus::Failed, RunStatus::Completed]), &["b-3", "a-1"]),
-            (statuses(&[RunStatus::Queued]), &[]),
+            (statuses(&[RunStatus::Waiting]), &[]),
             (created(failed.created_ms..done.created_ms), &everything[1..]),
             (created(failed.created_ms + 1..u64::MAX), &everything[..4]),
             (created(0..failed.created_ms), &[]),

@@ -53,7 +53,11 @@ impl Model {
         }
         while let Some(created) = creating.join_next().await {
             let (create, created_ms) = created.expect("created");
-            let run = ModelRun { created_ms, status: RunStatus::Executing, create };
+            let status = match create.task.is_empty() {
+                true => RunStatus::Executing,
+                false => RunStatus::Queued,
+            };
+            let run = ModelRun { created_ms, status, create };
             self.runs.insert(run.create.run_id.to_string(), run);
         }
     }
@@ -108,7 +112,7 @@ impl Model {
             assert!(found.is_sorted_by_key(|run| std::cmp::Reverse(run.created_ms)));
             for run in &found {
                 let known = &self.runs[&*run.run_id];
-                assert_eq!((run.created_ms, run.status()), (known.created_ms, known.status));
+                assert_eq!((run.created_ms, run.status), (known.created_ms, known.status));
             }
             rows.push(found.into_iter().map(|run| run.run_id).collect::<Vec<_>>());
         }
@@ -135,7 +139,7 @@ impl Model {
             (tags(&["red", "green"]), false),
             (ListRuns { batch: "night".into(), ..any() }, true),
             (ListRuns { task: "build".into(), ..tags(&["blue"]) }, true),
-            (ListRuns { statuses: vec![RunStatus::Executing], ..any() }, true),
+            (ListRuns { statuses: vec![RunStatus::Executing, RunStatus::Queued], ..any() }, true),
             (ListRuns { statuses: vec![RunStatus::Failed, RunStatus::Completed], ..any() }, true),
             (ListRuns { statuses: vec![RunStatus::Canceled], ..any() }, false),
             (ListRuns { prefix: "a-0".into(), ..any() }, true),

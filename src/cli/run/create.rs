@@ -102,6 +102,7 @@ pub(super) async fn create(args: CreateArgs, output: &mut Output) -> Result<(), 
         tags: args.tags.into_iter().map(Into::into).collect(),
         batch: args.batch.into(),
         retention: args.retain.retention()?,
+        ..Create::default()
     };
     let created = args.remote.client()?.create_run(create).await;
     let created =

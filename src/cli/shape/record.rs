@@ -3,11 +3,15 @@
 use std::borrow::Cow;
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::{Bytes, EndPart, RetentionPart, hex};
 use crate::{
     core::Retention,
-    proto::{self, Event, Kind, Record, RunCreated, event},
+    proto::{
+        self, Event, Kind, MetadataChanged, Record, RunCreated, RunStatus, WaitCreated,
+        WaitSettled, event, wait_created,
+    },
 };
 
 /// A record.
@@ -62,6 +66,74 @@ enum EventPart<'a> {
     StreamClosed {
         stream: u32,
     },
+    #[serde(untagged)]
+    Other(serde_json::Value),
+}
+
+/// What happened, by the names of the protocol; what is empty is left out.
+fn other(name: &str, fields: serde_json::Value) -> EventPart<'static> {
+    let mut fields = fields;
+    if let Some(fields) = fields.as_object_mut() {
+        let is_empty = |value: &serde_json::Value| {
+            value.is_null() || *value == json!("") || *value == json!(0) || *value == json!(false)
+        };
+        fields.retain(|_, value| !is_empty(value));
+    }
+    EventPart::Other(json!({ name: fields }))
+}
+
+/// A status, an action or a result by its short name.
+fn short(name: &str, prefix: &str) -> String {
+    name.trim_start_matches(prefix).to_lowercase()
+}
+
+fn status(status: RunStatus) -> String {
+    short(status.as_str_name(), "RUN_STATUS_")
+}
+
+fn text(bytes: &bytes::Bytes) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn metadata(changed: &MetadataChanged) -> EventPart<'static> {
+    let operations = changed.operations.iter().map(|operation| {
+        json!({
+            "action": short(operation.action().as_str_name(), "METADATA_ACTION_"),
+            "key": operation.key,
+            "value": serde_json::from_slice(&operation.value).unwrap_or(serde_json::Value::Null),
+        })
+    });
+    let operations: Vec<_> = operations.collect();
+    let source = &changed.source_run_id;
+    other("metadata_changed", json!({ "operations": operations, "source_run_id": source }))
+}
+
+fn wait(created: &WaitCreated) -> EventPart<'static> {
+    let target = match &created.target {
+        Some(wait_created::Target::Input(input)) => json!({ "input": {
+            "stream": input.stream, "consumer": input.consumer, "after": input.after,
+            "ack": input.ack,
+        } }),
+        Some(wait_created::Target::Token(token)) => json!({ "token": token.token_id }),
+        Some(wait_created::Target::Time(time)) => json!({ "until_ms": time.until_ms }),
+        None => serde_json::Value::Null,
+    };
+    let (wait_id, deadline_ms) = (&created.wait_id, created.deadline_ms);
+    let fields = json!({ "wait_id": wait_id, "for": target, "deadline_ms": deadline_ms });
+    other("wait_created", fields)
+}
+
+fn settled(settled: &WaitSettled) -> EventPart<'static> {
+    other(
+        "wait_settled",
+        json!({
+            "wait_id": settled.wait_id,
+            "result": short(settled.result().as_str_name(), "WAIT_RESULT_"),
+            "index": settled.index,
+            "value": text(&settled.value),
+            "value_type": settled.value_type,
+        }),
+    )
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -120,6 +192,54 @@ impl<'a> EventPart<'a> {
                 closed.error.as_ref(),
             )),
             event::Event::StreamClosed(closed) => Self::StreamClosed { stream: closed.stream },
+            event::Event::StatusChanged(changed) => {
+                other("status_changed", json!({ "status": status(changed.status()) }))
+            }
+            event::Event::RunClaimed(claimed) => other(
+                "run_claimed",
+                json!({
+                    "epoch": claimed.epoch, "worker": claimed.worker, "attempt": claimed.attempt,
+                    "term_ms": claimed.term_ms, "resumed": claimed.resumed,
+                }),
+            ),
+            event::Event::RunAbandoned(abandoned) => other(
+                "run_abandoned",
+                json!({
+                    "epoch": abandoned.epoch, "worker": abandoned.worker,
+                    "next": status(abandoned.next()),
+                }),
+            ),
+            event::Event::RunReleased(released) => other(
+                "run_released",
+                json!({
+                    "epoch": released.epoch, "next": status(released.next()),
+                    "delay_until_ms": released.delay_until_ms,
+                    "error": released.error.as_ref().map(|error| &error.message),
+                }),
+            ),
+            event::Event::CancelRequested(asked) => other(
+                "cancel_requested",
+                json!({
+                    "reason": asked.reason, "close_at_ms": asked.close_at_ms,
+                }),
+            ),
+            event::Event::TagsAdded(added) => other("tags_added", json!({ "tags": added.tags })),
+            event::Event::RunUpdated(updated) => other(
+                "run_updated",
+                json!({
+                    "usage_duration_ms": updated.usage_duration_ms,
+                    "cost_in_cents": updated.cost_in_cents,
+                    "base_cost_in_cents": updated.base_cost_in_cents,
+                    "version": updated.version,
+                }),
+            ),
+            event::Event::RunRescheduled(rescheduled) => {
+                let delay_until_ms = rescheduled.delay_until_ms;
+                other("run_rescheduled", json!({ "delay_until_ms": delay_until_ms }))
+            }
+            event::Event::MetadataChanged(changed) => metadata(changed),
+            event::Event::WaitCreated(created) => wait(created),
+            event::Event::WaitSettled(found) => settled(found),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{EndPart, RetentionPart, outcome_name};
+use super::{EndPart, RetentionPart};
 use crate::{
     core::Deleted,
     engine::{ClosedRun, CreatedRun, RunEnd, RunInfo, StreamInfo},
@@ -171,9 +171,9 @@ impl<'a> StreamPart<'a> {
     }
 }
 
-/// `open`, or how the run ended.
+/// Where a run stands.
 pub(in crate::cli) fn status_name(run: &RunInfo) -> String {
-    run.ended.as_ref().map_or_else(|| "open".into(), |end| outcome_name(end.outcome))
+    run.status.as_str_name().trim_start_matches("RUN_STATUS_").to_lowercase()
 }
 
 /// Whether a stream carries output or input.

@@ -1,0 +1,37 @@
+//! CRC-32 (IEEE) of what was asked, to tell a retry from a reused key.
+//!
+//! Every field is preceded by its length, so that no two requests read the same.
+
+use super::NewRecord;
+
+/// A sum of fields.
+#[derive(Default)]
+pub(super) struct Digest(crc32fast::Hasher);
+
+impl Digest {
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
+    }
+
+    pub(super) fn number(&mut self, number: u64) {
+        self.0.update(&number.to_le_bytes());
+    }
+
+    pub(super) fn record(&mut self, record: &NewRecord) {
+        self.bytes(&record.data);
+        self.bytes(record.id.as_bytes());
+        self.number(8);
+        self.number(record.client_time_ms);
+        self.number(8);
+        self.number(record.headers.len() as u64);
+        for header in &record.headers {
+            self.bytes(header.name.as_bytes());
+            self.bytes(&header.value);
+        }
+    }
+
+    pub(super) fn crc(self) -> u32 {
+        self.0.finalize()
+    }
+}
