@@ -57,6 +57,26 @@ pub const INPUT_BYTES_OWED_MAX: u64 = 64 << 20;
 pub const CONSUMERS_MAX: usize = 8;
 /// Acked ranges above a consumer's floor, at most.
 pub const ACKED_RANGES_MAX: usize = 1_024;
+/// Milliseconds that an idempotency key is kept if nobody says: 30 days.
+pub const KEY_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
+/// Items that are added to a batch at once.
+pub const BATCH_ITEMS_MAX: usize = 1_000;
+/// Rows that a watch of many runs may begin with.
+pub const WATCH_ROWS_MAX: usize = 10_000;
+/// Inputs that one receiver may have without an ack, if nobody says.
+pub const CLAIMS_DEFAULT: usize = 256;
+/// Milliseconds that an input that was taken is claimed for.
+pub const CLAIM_TERM_MS: std::ops::RangeInclusive<u64> = 1_000..=600_000;
+/// Milliseconds that an input that was taken is claimed for, if nobody says.
+pub const CLAIM_TERM_DEFAULT_MS: u64 = 30_000;
+/// Milliseconds of a lease's term, if nobody says.
+pub const LEASE_TERM_DEFAULT_MS: u64 = 30_000;
+/// Milliseconds that a worker has to end a run that was canceled, if nobody says.
+pub const CANCEL_GRACE_DEFAULT_MS: u64 = 30_000;
+/// Milliseconds that a call may wait for something to come, at most.
+pub const WAIT_CALL_MS_MAX: u64 = 60_000;
+/// Inputs that one receiver may have without an ack.
+pub const CLAIMS_MAX: usize = 4_096;
 /// Waits of a run that are not settled, at most.
 pub const WAITS_MAX: usize = 1_024;
 /// Settled waits of a run that are remembered.
@@ -260,6 +280,14 @@ pub fn check_name(name: &str, max: usize) -> Result<(), NameError> {
         return Err(NameError::Reserved);
     }
     check_text(name, max)
+}
+
+/// Checks the name of a run, which may be one of the store's own.
+pub fn check_run_name(name: &str, max: usize) -> Result<(), NameError> {
+    match name.strip_prefix('$') {
+        Some(rest) => check_name(rest, max - 1),
+        None => check_name(name, max),
+    }
 }
 
 /// Checks a text that may be empty: at most `max` bytes, no control characters.

@@ -7,11 +7,16 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 10] = [
     "braidlog/v1/admin.proto",
+    "braidlog/v1/batch.proto",
+    "braidlog/v1/input.proto",
     "braidlog/v1/record.proto",
     "braidlog/v1/run.proto",
     "braidlog/v1/stream.proto",
+    "braidlog/v1/wait.proto",
+    "braidlog/v1/watch.proto",
+    "braidlog/v1/work.proto",
     "braidlog/storage/v1/storage.proto",
 ];
 

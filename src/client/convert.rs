@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::{
     core::{
         Append, Appended, Cancel, Close, CloseStream, Create, Lease, Life, NewRecord, Refusal,
-        Retention, Trim,
+        Retention, Trim, Wait,
     },
     engine::{
         Bounds, CacheUse, ClosedRun, CreatedRun, DEFAULT_NAMESPACE, DiskUse, End, FlushLag, Gap,
@@ -253,6 +253,17 @@ pub(super) fn run(run: Option<proto::Run>) -> Result<RunInfo, Error> {
         metadata: run.metadata,
         metadata_seq: Seq(run.metadata_seq),
         usage: run.usage.unwrap_or_default(),
+        waits: run.waits.into_iter().map(wait).collect::<Result<_, _>>()?,
+        stream_names: run.stream_names.into_iter().map(Arc::from).collect(),
+    })
+}
+
+fn wait(wait: proto::Wait) -> Result<Wait, Error> {
+    Ok(Wait {
+        created: wait.created.ok_or_else(|| unexpected("a wait that is for nothing"))?,
+        created_ms: wait.created_at_ms,
+        settled: wait.settled,
+        settled_ms: wait.settled_at_ms,
     })
 }
 

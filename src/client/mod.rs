@@ -113,7 +113,7 @@ impl Client {
     /// # Errors
     /// As [`Store::get_run`](crate::engine::Store::get_run).
     pub async fn get_run(&self, run: &RunKey) -> Result<RunInfo, Error> {
-        let request = proto::GetRunRequest { run_id: run_id(run)? };
+        let request = proto::GetRunRequest { run_id: run_id(run)?, at: None };
         let call = |mut runs: Runs, request| async move { runs.get_run(request).await };
         convert::run(self.runs(Repeat::Read, request, call).await?.run)
     }

@@ -81,6 +81,16 @@ pub(super) fn check_run_uid(state: &RunState, run_uid: Option<RunUid>) -> Result
     }
 }
 
+impl RunState {
+    /// Refuses what is for open runs only.
+    ///
+    /// # Errors
+    /// [`Refusal::Closed`].
+    pub fn check_goes_on(&self) -> Result<(), Refusal> {
+        check_open(self, None)
+    }
+}
+
 /// Row 6 for the run.
 pub(super) fn check_open(state: &RunState, stream: Option<&str>) -> Result<(), Refusal> {
     let Some(ending) = &state.ending else { return Ok(()) };

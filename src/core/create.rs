@@ -11,7 +11,7 @@ use crate::{
     record::{
         ATTRIBUTES_BYTES_MAX, BATCH_BYTES_MAX, ID_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, Index,
         METADATA_BYTES_MAX, PAYLOAD_BYTES_MAX, RUN_ID_BYTES_MAX, RunNo, RunUid, Seq, TAG_BYTES_MAX,
-        TAGS_PER_RUN_MAX, check_name, check_text,
+        TAGS_PER_RUN_MAX, check_name, check_run_name, check_text,
     },
 };
 
@@ -51,7 +51,7 @@ impl Create {
     pub fn check(&self) -> Result<(), Refusal> {
         check_name(&self.namespace, RUN_ID_BYTES_MAX)
             .map_err(|error| Refusal::name("namespace", error))?;
-        check_name(&self.run_id, RUN_ID_BYTES_MAX)
+        check_run_name(&self.run_id, RUN_ID_BYTES_MAX)
             .map_err(|error| Refusal::name("run_id", error))?;
         check_text(&self.task, RUN_ID_BYTES_MAX).map_err(|error| Refusal::name("task", error))?;
         check_tags(&self.tags)?;
@@ -59,6 +59,19 @@ impl Create {
             .map_err(|error| Refusal::name("batch_id", error))?;
         check_spec(&self.spec)?;
         self.retention.as_ref().map_or(Ok(()), Retention::check)
+    }
+
+    /// Row 1 of what callers create: names that begin with `$` are the store's own.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`].
+    pub fn check_not_reserved(&self) -> Result<(), Refusal> {
+        check_name(&self.run_id, RUN_ID_BYTES_MAX)
+            .map_err(|error| Refusal::name("run_id", error))?;
+        match self.task.starts_with('$') {
+            true => Err(Refusal::invalid("task", "starts with `$`, which is reserved")),
+            false => Ok(()),
+        }
     }
 
     /// Bytes of the frame that this becomes, at most.

@@ -10,7 +10,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::record::{Index, SENT_REMEMBERED};
+use super::{Refusal, RunState, command::check_run};
+use crate::record::{Index, RunUid, SENT_REMEMBERED};
 
 /// Name of the consumer of those who name none.
 pub const DEFAULT_CONSUMER: &str = "default";
@@ -124,6 +125,11 @@ impl Inbox {
         (owed.unwrap_or(tail.0), bytes)
     }
 
+    /// Bytes in memory, about.
+    pub fn weight(&self) -> usize {
+        self.sent.len() * 96 + self.bytes.len() * 4 + self.consumers.len() * 128
+    }
+
     /// The message with this id, if it is remembered.
     pub(super) fn sent(&self, id: &str) -> Option<&SentMessage> {
         self.sent.iter().rev().find(|sent| &*sent.id == id)
@@ -160,6 +166,33 @@ impl Inbox {
             && self.sent.front().is_some_and(|oldest| oldest.index < floor)
         {
             self.sent.pop_front();
+        }
+    }
+}
+
+impl RunState {
+    /// Whether a consumer of a stream may be given inputs: under the run's lease, once it was
+    /// claimed. The stream need not exist, and the run may have ended.
+    ///
+    /// # Errors
+    /// [`Refusal::Fenced`], [`Refusal::LeaseRequired`], [`Refusal::Invalid`] if it is no input
+    /// stream, and the usual ones.
+    pub fn check_consumer(
+        &self,
+        run_uid: Option<RunUid>,
+        lease_epoch: Option<u64>,
+        stream: &str,
+    ) -> Result<(), Refusal> {
+        check_run(self, run_uid)?;
+        if self.ending.is_none() {
+            self.check_lease(lease_epoch, true)?;
+        }
+        let stream = self.stream_no(stream).map(|no| self.stream(no));
+        match stream {
+            Some(stream) if stream.inbox.is_none() => {
+                Err(Refusal::invalid("stream", "is not an input stream"))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -197,7 +197,11 @@ impl Life {
 }
 
 impl Claim {
-    fn check(&self) -> Result<(), Refusal> {
+    /// Row 1: names and sizes.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`].
+    pub fn check(&self) -> Result<(), Refusal> {
         check_name(&self.worker, ID_BYTES_MAX).map_err(|error| Refusal::name("worker", error))?;
         if !LEASE_TERM_MS.contains(&self.term_ms) {
             let (least, most) = (LEASE_TERM_MS.start(), LEASE_TERM_MS.end());
@@ -219,6 +223,17 @@ impl RunState {
             None if needed && 0 < current => Err(Refusal::LeaseRequired { current }),
             None => Ok(()),
         }
+    }
+
+    /// The lease, if it is the one of this number.
+    ///
+    /// # Errors
+    /// [`Refusal::Fenced`], [`Refusal::Closed`], [`Refusal::RunDeleted`].
+    pub fn check_holder(&self, epoch: u64) -> Result<&Lease, Refusal> {
+        check_run(self, None)?;
+        check_open(self, None)?;
+        self.check_lease(Some(epoch), true)?;
+        self.life.lease.as_ref().ok_or(Refusal::Fenced { current: self.life.epoch })
     }
 
     /// Hands the run to a worker.
@@ -316,6 +331,17 @@ impl RunState {
         draft.lifecycle(event::Event::RunRescheduled(rescheduled));
         let frame = draft.finish();
         Ok(self.accepted(frame, ()))
+    }
+
+    /// Whether something is to be done for the run without a caller: a time that comes, a worker to
+    /// be given to or watched, something to tell.
+    pub fn is_pending(&self) -> bool {
+        self.deleted_ms.is_none()
+            && (self.has_outbox()
+                || self.ending.is_none()
+                    && (self.life.lease.is_some()
+                        || self.life.status == RunStatus::Queued
+                        || self.due_ms().is_some()))
     }
 
     /// When time alone changes something, milliseconds since the Unix epoch. A lease is not

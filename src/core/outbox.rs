@@ -8,17 +8,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 
 use super::{
     Context, Decision, Operation, Refusal, RunState, command::check_run, draft::Draft, metadata,
 };
 use crate::{
-    format::frame::FrameBuilder,
+    format::frame::{FRAME_HEADER_BYTES, FrameBuilder},
     proto::{
         Kind, MetadataChanged, Outcome, WaitResult, WaitSettled, event,
         storage::v1::{Delivered, Effects, OutboxEntry, Waiter, outbox_entry},
     },
-    record::{LATE_MS, METADATA_BYTES_MAX, RunUid, WAITERS_MAX},
+    record::{LATE_MS, METADATA_BYTES_MAX, RUN_ID_BYTES_MAX, RunUid, WAITERS_MAX},
 };
 
 /// An entry of another run's outbox.
@@ -30,6 +31,13 @@ pub struct Delivery {
     pub source_uid: RunUid,
     /// The entry.
     pub entry: OutboxEntry,
+}
+
+impl Delivery {
+    /// Bytes of the frame that this becomes, at most.
+    pub fn frame_bytes_max(&self) -> usize {
+        FRAME_HEADER_BYTES + self.entry.encoded_len() + 4 * RUN_ID_BYTES_MAX + 1_024
+    }
 }
 
 impl RunState {
@@ -72,6 +80,11 @@ impl RunState {
         }
         let frame = draft.finish();
         Ok(self.accepted(frame, ()))
+    }
+
+    /// Bytes of what is to be told.
+    pub fn outbox_bytes(&self) -> usize {
+        self.outbox.iter().map(OutboxEntry::encoded_len).sum()
     }
 
     /// Notes entries that were taken in by those they were for.

@@ -18,7 +18,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{collect::is_expired, shard::Shard, shared::Shared};
+use super::{collect::is_expired, keys::is_key, shard::Shard, shared::Shared};
 use crate::{
     core::RunState,
     error::Error,
@@ -272,7 +272,9 @@ impl Indexer {
         let mut batch = Vec::with_capacity(APPLY_CHANGES_MAX);
         let mut applied = Ok(());
         let census = visit_packed(&self.shared, from, |_, state| {
-            batch.push(change_of(&state));
+            if !is_key(&state.run_id) {
+                batch.push(change_of(&state));
+            }
             if batch.len() == APPLY_CHANGES_MAX {
                 applied = index.apply(&batch, from);
                 batch.clear();

@@ -183,9 +183,16 @@ impl Committer {
                 at.len = frame.bytes().len() as u32;
                 end.frame += 1;
                 self.shared.stats.count_frame(&frame);
-                let vshard = frame.header.run_no.vshard();
-                let shard = self.shared.shard(vshard);
-                let (bytes, change) = shard.lock().publish(frame, at, end, &facts);
+                let run_no = frame.header.run_no;
+                let mut shard = self.shared.shard(run_no.vshard()).lock();
+                let (bytes, change) = shard.publish(frame, at, end, &facts);
+                if self.shared.hub.is_concerned(&facts) {
+                    self.shared.hub.tell(&shard.run(run_no).state);
+                }
+                drop(shard);
+                if facts.outcome.is_some() || facts.deleted {
+                    self.shared.claims.forget(run_no);
+                }
                 self.shared.unflushed.add(bytes);
                 if let Some((change, runs)) = change {
                     self.shared.catalog.note(change, runs);

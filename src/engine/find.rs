@@ -33,6 +33,8 @@ struct FoundRun {
     state: RunState,
     /// The pack that was read.
     pack: u64,
+    /// Journal block of the newest frame.
+    changed_block: u64,
 }
 
 impl Search<'_> {
@@ -87,7 +89,7 @@ impl Shared {
             let found = self.pool.run(move || shared.search(&wanted, None)).await?;
             let mut shard = self.shard(vshard).lock();
             self.check_open()?;
-            let Some(FoundRun { state, pack }) = found else {
+            let Some(FoundRun { state, pack, changed_block }) = found else {
                 search.end(&mut shard);
                 return Ok((shard, None));
             };
@@ -99,7 +101,7 @@ impl Shared {
             if shard.is_doomed(state.run_no) {
                 return Ok((shard, None));
             }
-            let run_no = shard.bring_in(Run::at_rest(state));
+            let run_no = shard.bring_in(Run::at_rest(state, changed_block));
             let is_gone = shard.run(run_no).is_forgotten(self.now_ms());
             return Ok((shard, (!is_gone).then_some(run_no)));
         }
@@ -132,7 +134,9 @@ impl Shared {
                 if is_expired(&segment.entry.head, self.now_ms()) {
                     continue;
                 }
-                return Ok(Some(FoundRun { state, pack: segment.pack.number() }));
+                let changed_block = segment.entry.head.flushed.block_no;
+                let pack = segment.pack.number();
+                return Ok(Some(FoundRun { state, pack, changed_block }));
             }
         }
         Ok(None)

@@ -485,6 +485,7 @@ impl Flusher {
                 flushed: source.end,
                 is_first: source.is_first,
                 is_deleted: is_last && state.deleted_ms.is_some(),
+                is_pending: is_last && state.is_pending(),
                 expires_ms: if is_last { self.expires_ms(state) } else { 0 },
             };
             let segment = NewSegment {

@@ -223,10 +223,17 @@ fn position(run: &RunState) -> ListPosition {
     ListPosition { created_ms: run.created_ms, run_no: run.run_no }
 }
 
+/// Whether a run is shown to those who ask for this task, or for any: runs of the store's own are
+/// only to those who ask for them.
+pub(super) fn is_shown(task: &str, run: &RunState) -> bool {
+    !run.task.starts_with('$') || *run.task == *task
+}
+
 /// Whether a run passes every filter and is behind the page before.
 fn is_wanted(list: &ListRuns, run: &RunState) -> bool {
     let any_or = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
     run.deleted_ms.is_none()
+        && is_shown(&list.task, run)
         && run.namespace == list.namespace
         && run.run_id.starts_with(&list.prefix)
         && list.tags.iter().all(|tag| run.tags.contains(tag))

@@ -13,15 +13,23 @@
 //! What it deliberately does not do: know who is asking, or speak a protocol.
 
 mod admission;
+mod agenda;
+mod attend;
 mod catalog;
+mod claims;
 mod collect;
 mod commit;
+mod decide;
 mod find;
 mod flush;
 mod history;
+mod hub;
+mod inputs;
+mod keys;
 mod list;
 mod open;
 mod options;
+mod past;
 mod pool;
 mod published;
 mod queue;
@@ -39,15 +47,22 @@ mod store;
 mod supply;
 mod tail;
 mod ticket;
+mod tokens;
+mod watch;
+mod work;
 
 pub use commit::Progress;
 pub use flush::Flushed;
+pub use inputs::Receiver;
 pub use open::Opened;
 pub use options::Options;
 pub use request::{
-    Bounds, ClosedRun, CreatedRun, DEFAULT_NAMESPACE, End, Gap, ListPosition, ListRuns, Page,
-    Query, Records, RunEnd, RunInfo, RunKey, RunPage, RunTail, Start, StreamInfo, StreamList,
-    TailItem,
+    Acked, AcquireLease, AddedItems, At, Batch, BatchItem, Bounds, CanceledRun, ClaimRun,
+    ClaimedRun, ClosedRun, CommittedTurn, CompletedToken, CreateBatch, CreateToken, CreatedBatch,
+    CreatedRun, CreatedToken, DEFAULT_NAMESPACE, End, Gap, Input, InputConsumer, InputsEnd,
+    ListPosition, ListRuns, OwedInputs, Page, Query, Received, Records, Renewed, RunEnd, RunInfo,
+    RunKey, RunPage, RunTail, Start, StreamInfo, StreamList, TailItem, TokenPage, WaitToken,
+    WatchItem, WatchQuery, WatchRuns, WatchScope,
 };
 pub use stats::{CacheUse, DiskUse, FlushLag, JournalSlots, Stats};
 #[cfg(feature = "sim")]
@@ -55,3 +70,4 @@ pub use stepper::Stepper;
 pub use store::{IfAbsent, Store};
 pub use tail::Tail;
 pub use ticket::Ticket;
+pub use watch::Watch;

@@ -81,6 +81,10 @@ pub(super) fn open_parts(
         let bytes = shared.shard(run_no.vshard()).lock().restore(run);
         shared.unflushed.add(bytes);
     }
+    let mono = shared.platform.clock.mono();
+    for shard in shared.shards() {
+        shard.lock().runs().for_each(|run| shared.agenda.note(&run.state, mono));
+    }
     let shared = Arc::new(shared);
     let start = Start {
         writer: recovered.writer,

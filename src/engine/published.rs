@@ -62,6 +62,8 @@ pub(super) struct Published {
     pub(super) outcome: Option<Outcome>,
     /// Where the run stands.
     pub(super) status: RunStatus,
+    /// Journal block of the newest frame.
+    pub(super) changed_block: u64,
     deleted: bool,
     pub(super) streams: Vec<PublishedStream>,
     last_time_ms: u64,
@@ -111,6 +113,7 @@ impl Published {
             durable: Seq::ZERO,
             outcome: None,
             status: RunStatus::Executing,
+            changed_block: 0,
             deleted: false,
             streams: vec![run],
             last_time_ms: 0,
@@ -123,8 +126,8 @@ impl Published {
         }
     }
 
-    /// The log of a run all of whose frames are in segments.
-    pub(super) fn at_rest(state: &RunState) -> Self {
+    /// The log of a run all of whose frames are in segments; the newest is of this journal block.
+    pub(super) fn at_rest(state: &RunState, changed_block: u64) -> Self {
         let stream = |stream: &crate::core::StreamState| PublishedStream {
             trim: stream.trim,
             tail: stream.tail,
@@ -135,6 +138,7 @@ impl Published {
             durable: state.tail,
             outcome: state.ending.as_ref().map(|ending| ending.outcome),
             status: state.status(),
+            changed_block,
             deleted: state.deleted_ms.is_some(),
             streams: state.streams.iter().map(stream).collect(),
             last_time_ms: state.updated_ms,
@@ -188,6 +192,7 @@ impl Published {
             time_ms: new.time_ms,
             only: (spans.len() == 1).then(|| spans[0].stream),
         });
+        self.changed_block = new.end.block_no;
         self.durable = new.first_seq + u64::from(new.count);
         if 0 < new.count {
             self.last_time_ms = new.time_ms;

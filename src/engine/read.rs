@@ -121,7 +121,8 @@ impl Store {
         let mut answers = Answers::default();
         loop {
             let opened = self
-                .with_run(&query.run, |store, run| store.open_reader(run, query, &check, &answers));
+                .shared
+                .with_run(&query.run, |_, run| self.open_reader(run, query, &check, &answers));
             match opened.await? {
                 Opening::Tail(tail) => return Ok(*tail),
                 Opening::NotYet => self.barrier().await?,
@@ -167,7 +168,7 @@ impl Store {
         look: impl Fn(&Published) -> Result<T, Refusal>,
     ) -> Result<T, Error> {
         loop {
-            let found = self.with_run(key, |_, run| {
+            let found = self.shared.with_run(key, |_, run| {
                 let published = &run.published;
                 published.check_run(run_uid)?;
                 Ok(published.exists().then(|| look(published)))

@@ -5,9 +5,9 @@ use std::{ops::Range, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    core::{Life, Retention, RunState},
+    core::{Cancel, Claimed, Committed, Create, DEFAULT_CONSUMER, Life, Retention, RunState, Wait},
     format::{Damage, cursor::Cursor, wire},
-    proto::{Outcome, Record, RunError, RunSpec, RunStatus, RunUpdated, StreamKind},
+    proto::{Kind, Outcome, Record, RunError, RunSpec, RunStatus, RunUpdated, StreamKind},
     record::{Index, RunNo, RunUid, Seq, StreamNo},
 };
 
@@ -69,6 +69,10 @@ pub struct RunInfo {
     pub metadata_seq: Seq,
     /// What it took, as far as that was told.
     pub usage: RunUpdated,
+    /// Waits, oldest first. Not in rows of lists.
+    pub waits: Vec<Wait>,
+    /// Names of the streams, `$run` first.
+    pub stream_names: Vec<Arc<str>>,
 }
 
 impl RunInfo {
@@ -99,6 +103,8 @@ impl RunInfo {
             metadata: state.metadata.clone(),
             metadata_seq: state.metadata_seq,
             usage: state.usage.clone(),
+            waits: state.waits.clone(),
+            stream_names: state.streams.iter().map(|stream| stream.name.clone()).collect(),
         }
     }
 
@@ -111,6 +117,7 @@ impl RunInfo {
         let spec = &mut row.spec;
         (spec.payload, spec.metadata, row.metadata) = Default::default();
         (spec.attributes, spec.idempotency_key) = Default::default();
+        row.waits = Vec::new();
         row
     }
 }
@@ -148,6 +155,389 @@ pub struct ClosedRun {
     pub closed_seq: Seq,
     /// Whether it had been closed the same way before.
     pub deduplicated: bool,
+}
+
+/// A run as it was at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// When the records below this seq had been written.
+    Seq(Seq),
+    /// At this time, milliseconds since the Unix epoch.
+    Time(u64),
+}
+
+/// A run that was asked to stop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CanceledRun {
+    /// The run.
+    pub run: RunInfo,
+    /// Whether it is closed; otherwise its worker has a while to end it.
+    pub closed: bool,
+    /// Whether that had been asked before.
+    pub deduplicated: bool,
+}
+
+/// Asks for work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimRun {
+    /// Tenant.
+    pub namespace: Arc<str>,
+    /// Tasks that the worker does, at least one.
+    pub tasks: Vec<Arc<str>>,
+    /// Name of the worker, 1 to 128 bytes.
+    pub worker: Arc<str>,
+    /// Milliseconds without a sign of the worker after which the run is abandoned.
+    pub term_ms: u64,
+}
+
+/// Asks for a known run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcquireLease {
+    /// The run.
+    pub run: RunKey,
+    /// Identity the run must have, if given.
+    pub run_uid: Option<RunUid>,
+    /// Name of the worker, 1 to 128 bytes.
+    pub worker: Arc<str>,
+    /// Milliseconds without a sign of the worker after which the run is abandoned.
+    pub term_ms: u64,
+    /// Whether a holder is fenced.
+    pub takeover: bool,
+}
+
+/// A run that was handed to a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimedRun {
+    /// The run, with its waits and what became of them.
+    pub run: RunInfo,
+    /// The lease.
+    pub claimed: Claimed,
+    /// Where a tail begins that sees what happens from now on.
+    pub cursor: Cursor,
+    /// Input streams with inputs that are owed.
+    pub owed: Vec<OwedInputs>,
+}
+
+/// Inputs that a consumer of a stream has not acked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwedInputs {
+    /// Name of the stream.
+    pub stream: Arc<str>,
+    /// Name of the consumer.
+    pub consumer: Arc<str>,
+    /// First index that is owed.
+    pub floor: Index,
+    /// How many are owed.
+    pub owed: u64,
+    /// Next index of the stream.
+    pub tail: Index,
+}
+
+/// A lease that has its full term again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewed {
+    /// What was asked, if the run is to stop.
+    pub cancel: Option<Cancel>,
+    /// Milliseconds of the term.
+    pub term_ms: u64,
+}
+
+/// A turn that was committed, and how the run stands after it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommittedTurn {
+    /// Where the records are.
+    pub committed: Committed,
+    /// Where the run stands now.
+    pub status: RunStatus,
+    /// What was asked, if the run is to stop.
+    pub cancel: Option<Cancel>,
+    /// The metadata document now: JSON text, or empty.
+    pub metadata: Bytes,
+    /// Seq of the record that last changed the document.
+    pub metadata_seq: Seq,
+}
+
+/// Names a consumer of an input stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputConsumer {
+    /// The run.
+    pub run: RunKey,
+    /// Identity the run must have, if given.
+    pub run_uid: Option<RunUid>,
+    /// Name of the input stream; it need not exist yet.
+    pub stream: Arc<str>,
+    /// Name of the consumer.
+    pub consumer: Arc<str>,
+    /// Number of the lease; a run that was claimed once needs it.
+    pub lease_epoch: Option<u64>,
+}
+
+impl InputConsumer {
+    /// The default consumer of a stream, without a lease.
+    pub fn new(run: RunKey, stream: impl Into<Arc<str>>) -> Self {
+        let (stream, consumer) = (stream.into(), DEFAULT_CONSUMER.into());
+        Self { run, run_uid: None, stream, consumer, lease_epoch: None }
+    }
+}
+
+/// A message that is delivered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input {
+    /// The record.
+    pub record: Record,
+    /// Whether it may have been seen before.
+    pub redelivery: bool,
+}
+
+/// Messages as they are delivered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Received {
+    /// In the order of their indices, but for those delivered again.
+    Inputs(Vec<Input>),
+    /// Nothing will ever follow.
+    End(InputsEnd),
+}
+
+/// Why no more messages follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InputsEnd {
+    /// The run has ended.
+    Closed,
+    /// A newer receiver of the same consumer goes on.
+    Superseded,
+}
+
+/// What a consumer has consumed now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acked {
+    /// Everything below is acked.
+    pub floor: Index,
+    /// How many are owed.
+    pub owed: u64,
+}
+
+/// A wait token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WaitToken {
+    /// Its id.
+    pub token_id: Arc<str>,
+    /// Where it stands: executing while nobody has completed it.
+    pub status: RunStatus,
+    /// Milliseconds since the Unix epoch of the creation.
+    pub created_ms: u64,
+    /// Milliseconds since the Unix epoch when it times out; none if never.
+    pub times_out_ms: Option<u64>,
+    /// Milliseconds since the Unix epoch when it was completed, or timed out.
+    pub completed_ms: Option<u64>,
+    /// Its value. Not in lists.
+    pub value: Bytes,
+    /// Media type of the value.
+    pub value_type: String,
+    /// Labels, in the order given.
+    pub tags: Vec<Arc<str>>,
+    /// Key under which repeating the creation gives this token, or empty.
+    pub idempotency_key: String,
+    /// Milliseconds since the Unix epoch when the key is forgotten.
+    pub idempotency_expires_at_ms: u64,
+}
+
+/// Asks for a wait token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateToken {
+    /// Tenant.
+    pub namespace: Arc<str>,
+    /// Its id; the store gives one if it is empty.
+    pub token_id: Arc<str>,
+    /// Milliseconds after which it times out; 0 if it does not.
+    pub timeout_ms: u64,
+    /// Labels: at most 10, each 1 to 128 bytes, none twice.
+    pub tags: Vec<Arc<str>>,
+    /// Key under which repeating the creation gives the same token, or empty.
+    pub idempotency_key: String,
+    /// Milliseconds since the Unix epoch when the key is forgotten; 0 is 30 days.
+    pub idempotency_expires_at_ms: u64,
+}
+
+impl Default for CreateToken {
+    /// One of the default namespace, with an id of the store's, that does not time out.
+    fn default() -> Self {
+        Self {
+            namespace: DEFAULT_NAMESPACE.into(),
+            token_id: "".into(),
+            timeout_ms: 0,
+            tags: Vec::new(),
+            idempotency_key: String::new(),
+            idempotency_expires_at_ms: 0,
+        }
+    }
+}
+
+/// A wait token that was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreatedToken {
+    /// The token.
+    pub token: WaitToken,
+    /// Whether the call created it.
+    pub created: bool,
+}
+
+/// A wait token that has a value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompletedToken {
+    /// The token, with the value that was first.
+    pub token: WaitToken,
+    /// Whether it had been completed before.
+    pub deduplicated: bool,
+}
+
+/// A page of wait tokens.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TokenPage {
+    /// Tokens, newest created first.
+    pub tokens: Vec<WaitToken>,
+    /// What to pass as `after` for the next page; none on the last.
+    pub next: Option<ListPosition>,
+}
+
+/// A batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Its id.
+    pub batch_id: Arc<str>,
+    /// Items so far.
+    pub items: u64,
+    /// Whether nothing more can be added.
+    pub sealed: bool,
+    /// Milliseconds since the Unix epoch of the creation.
+    pub created_ms: u64,
+    /// Milliseconds since the Unix epoch of the sealing.
+    pub sealed_ms: Option<u64>,
+    /// Runs that were announced; 0 if nobody said.
+    pub run_count: u64,
+    /// Labels of the batch.
+    pub tags: Vec<Arc<str>>,
+}
+
+/// Asks for a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateBatch {
+    /// Tenant.
+    pub namespace: Arc<str>,
+    /// Its id, as a run's, at most 128 bytes.
+    pub batch_id: Arc<str>,
+    /// Runs that will be added; 0 if nobody knows.
+    pub run_count: u64,
+    /// Labels: at most 10, each 1 to 128 bytes, none twice.
+    pub tags: Vec<Arc<str>>,
+    /// Key under which repeating the creation gives the same batch, or empty.
+    pub idempotency_key: String,
+    /// Milliseconds since the Unix epoch when the key is forgotten; 0 is 30 days.
+    pub idempotency_expires_at_ms: u64,
+}
+
+impl CreateBatch {
+    /// A batch of the default namespace.
+    pub fn new(batch_id: impl Into<Arc<str>>) -> Self {
+        Self {
+            namespace: DEFAULT_NAMESPACE.into(),
+            batch_id: batch_id.into(),
+            run_count: 0,
+            tags: Vec::new(),
+            idempotency_key: String::new(),
+            idempotency_expires_at_ms: 0,
+        }
+    }
+}
+
+/// A batch that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedBatch {
+    /// The batch.
+    pub batch: Batch,
+    /// Whether the call created it.
+    pub created: bool,
+}
+
+/// A run of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchItem {
+    /// Number of the item in the batch.
+    pub number: u64,
+    /// The run; its batch becomes this one.
+    pub run: Create,
+}
+
+/// Items that were added to a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AddedItems {
+    /// Items that were new.
+    pub accepted: u64,
+    /// Items that had been added before.
+    pub deduplicated: u64,
+}
+
+/// What is watched, and from where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WatchQuery {
+    /// Which runs.
+    pub scope: WatchScope,
+    /// Text of an earlier cursor: only what has changed since is given.
+    pub cursor: Option<String>,
+}
+
+/// Which runs are watched.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WatchScope {
+    /// One run.
+    Run {
+        /// The run.
+        run: RunKey,
+        /// Identity the run must have, if given.
+        run_uid: Option<RunUid>,
+        /// Kinds of records that are given besides rows.
+        kinds: Vec<Kind>,
+    },
+    /// Runs that pass every filter given; at least one.
+    Runs(WatchRuns),
+}
+
+/// Runs that pass every filter given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchRuns {
+    /// Tenant.
+    pub namespace: Arc<str>,
+    /// Runs that have all of these tags.
+    pub tags: Vec<Arc<str>>,
+    /// Runs of this batch; empty: of any or none.
+    pub batch: Arc<str>,
+    /// Runs of this task; empty: of any or none.
+    pub task: Arc<str>,
+    /// Runs in one of these; none: in any. One that is no longer is given once more.
+    pub statuses: Vec<RunStatus>,
+    /// Runs created then or later, milliseconds since the Unix epoch.
+    pub created_from_ms: u64,
+    /// Most rows to begin with, newest created first: 1 to 10,000.
+    pub limit: usize,
+}
+
+/// An item of a watch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WatchItem {
+    /// A run as it is now.
+    Row(Box<RunInfo>),
+    /// A run that was deleted.
+    Removed {
+        /// Its name.
+        run_id: Arc<str>,
+        /// Its identity.
+        run_uid: RunUid,
+    },
+    /// Records of the run, in run order.
+    Records(Vec<Record>),
+    /// Everything to begin with has been given.
+    CaughtUp,
+    /// Nothing will ever follow: how the run ended.
+    End(Outcome),
 }
 
 /// Asks for a page of the runs that pass every filter, newest created first.

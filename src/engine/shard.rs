@@ -4,17 +4,22 @@
 //! its state machine, and are queued for commit before the lock is released: that is what orders
 //! them. The lock is a plain mutex: no await and no I/O happens under it.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
 use super::{
+    agenda::Pending,
     catalog::row_of,
+    keys::is_key,
     published::{NewFrame, Published},
     request::{RunInfo, RunKey},
 };
 use crate::{
-    core::{Facts, RunState},
+    core::{Facts, Inbox, RunState, StreamState},
     format::{frame::Frame, segment::JournalPoint},
     index::Change,
     journal::FrameAt,
@@ -56,6 +61,10 @@ pub(super) struct Run {
     pub(super) in_flight: u32,
     /// Whether recovery has to be told by the next frame where the earlier ones are.
     pub(super) is_away: bool,
+    /// What is pending of the run, as the agenda has it.
+    pub(super) noted: Option<Pending>,
+    /// When the run's worker last gave a sign, on the clock that never goes back.
+    pub(super) heard: Duration,
     /// Bytes of durable frames in no segment.
     pub(super) unflushed_bytes: u64,
     /// Used since it was last looked at for leaving memory.
@@ -79,9 +88,15 @@ pub(super) const DELETED_REMEMBERED_MS: u64 = 24 * 60 * 60 * 1_000;
 const RUN_WEIGHT: usize = 1_200;
 const STREAM_WEIGHT: usize = 200;
 const PRODUCER_WEIGHT: usize = 4_800;
+const REQUEST_WEIGHT: usize = 200;
+const WAIT_WEIGHT: usize = 400;
 const FRAME_WEIGHT: usize = 96;
 /// Runs that are looked at, at most, to make room for one.
 const LOOKS_MAX: usize = 16;
+
+fn weigh_stream(stream: &StreamState) -> usize {
+    STREAM_WEIGHT + stream.inbox.as_ref().map_or(0, Inbox::weight)
+}
 
 /// Where a run is.
 pub(super) enum Whereabouts {
@@ -116,7 +131,8 @@ impl Shard {
     pub(super) fn restore(&mut self, recovered: RecoveredRun) -> u64 {
         let RecoveredRun { before, state, frames } = recovered;
         let published = match &before {
-            Some(before) => Published::at_rest(before),
+            // The frames that follow say of which block they are.
+            Some(before) => Published::at_rest(before, 0),
             None => Published::new(state.run_uid),
         };
         let run_no = state.run_no;
@@ -374,12 +390,16 @@ impl Run {
     /// A run with nothing in flight.
     pub(super) fn new(state: RunState, published: Published) -> Self {
         let name_hash = name_hash(&state.namespace, &state.run_id);
+        // Whoever brings a run into memory has noted what is pending of it, or will.
+        let noted = Pending::of(&state);
         let mut run = Self {
             name_hash,
             state,
             published,
             in_flight: 0,
             is_away: false,
+            noted,
+            heard: Duration::ZERO,
             unflushed_bytes: 0,
             is_used: true,
             weight: 0,
@@ -388,9 +408,9 @@ impl Run {
         run
     }
 
-    /// A run all of whose frames are in segments.
-    pub(super) fn at_rest(state: RunState) -> Self {
-        let published = Published::at_rest(&state);
+    /// A run all of whose frames are in segments; the newest is of this journal block.
+    pub(super) fn at_rest(state: RunState, changed_block: u64) -> Self {
+        let published = Published::at_rest(&state, changed_block);
         Self { is_away: true, ..Self::new(state, published) }
     }
 
@@ -402,14 +422,21 @@ impl Run {
     }
 
     fn weigh(&self) -> usize {
-        let RunState { namespace, run_id, task, streams, producers, .. } = &self.state;
+        let RunState { namespace, run_id, task, spec, streams, producers, .. } = &self.state;
         let names = 2 * (namespace.len() + run_id.len()) + task.len();
         let output = self.state.ending.as_ref().map_or(0, |ending| ending.output.len());
+        let attributes = spec.attributes.iter().map(|(name, value)| name.len() + value.len());
+        let documents = spec.payload.len() + spec.metadata.len() + self.state.metadata.len();
         RUN_WEIGHT
             + names
             + output
-            + streams.len() * STREAM_WEIGHT
+            + documents
+            + attributes.sum::<usize>()
+            + streams.iter().map(weigh_stream).sum::<usize>()
             + producers.len() * PRODUCER_WEIGHT
+            + self.state.requests.len() * REQUEST_WEIGHT
+            + self.state.waits.len() * WAIT_WEIGHT
+            + self.state.outbox_bytes()
             + self.published.frames_known() * FRAME_WEIGHT
     }
 
@@ -441,7 +468,7 @@ impl Run {
 
     /// What is indexed of the run as far as it is durable; none before its creation is.
     pub(super) fn change(&self) -> Option<Change> {
-        if !self.published.exists() {
+        if !self.published.exists() || is_key(&self.state.run_id) {
             return None;
         }
         let row = row_of(&self.state, self.published.status);
@@ -449,6 +476,11 @@ impl Run {
             Ok(()) => Change::Put(row),
             Err(_) => Change::Remove { namespace: row.namespace.clone(), position: row.position() },
         })
+    }
+
+    /// Journal block of the newest frame that is durable.
+    pub(super) fn changed_block(&self) -> u64 {
+        self.published.changed_block
     }
 
     /// Seq after the last record that is visible.

@@ -10,8 +10,11 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
     admission::DiskGauge,
+    agenda::Agenda,
     catalog::Catalog,
+    claims::Claims,
     flush::FlushQueue,
+    hub::Hub,
     options::Options,
     pool::Pool,
     queue::{CommitQueue, Pending, Work},
@@ -58,6 +61,9 @@ pub(super) struct Shared {
     pub(super) unflushed: FlushQueue,
     pub(super) disk: DiskGauge,
     pub(super) catalog: Catalog,
+    pub(super) agenda: Agenda,
+    pub(super) claims: Claims,
+    pub(super) hub: Arc<Hub>,
     pub(super) pool: Pool,
     pub(super) ingest: Arc<Semaphore>,
     pub(super) stats: Counters,
@@ -65,6 +71,8 @@ pub(super) struct Shared {
     shards: Box<[Mutex<Shard>]>,
     /// Every journal block below this number is durable and visible.
     durable_block_no: AtomicU64,
+    /// When the store was opened: what is older may have been seen by consumers that are forgotten.
+    pub(super) opened_ms: u64,
     /// No time is given out below this: that of the newest block found at open.
     clock_floor_ms: u64,
     pub(super) store_uuid: [u8; 16],
@@ -108,8 +116,10 @@ impl Shared {
         let ring_bytes = options.ring_bytes / SHARDS;
         let resident_bytes = options.resident_bytes / SHARDS;
         let run_counter = manifest.live().run_counter;
+        let opened_ms = platform.clock.wall_ms().max(start.clock_floor_ms);
         Self {
             platform,
+            opened_ms,
             queue: CommitQueue::default(),
             supply,
             frames: FrameReader::default(),
@@ -119,6 +129,9 @@ impl Shared {
             unflushed: FlushQueue::default(),
             disk: DiskGauge::default(),
             catalog: Catalog::default(),
+            agenda: Agenda::default(),
+            claims: Claims::default(),
+            hub: Arc::default(),
             pool,
             ingest: Arc::new(Semaphore::new(options.ingest_bytes / INGEST_UNIT)),
             stats: Counters::default(),
@@ -193,6 +206,7 @@ impl Shared {
         self.wake_readers();
         self.queue.close();
         self.unflushed.close();
+        self.agenda.close();
         self.ingest.close();
     }
 
@@ -207,6 +221,7 @@ impl Shared {
         });
         self.wake_readers();
         self.unflushed.close();
+        self.agenda.close();
         self.ingest.close();
     }
 
@@ -226,6 +241,8 @@ impl Shared {
 
     fn wake_readers(&self) {
         self.shards.iter().for_each(|shard| shard.lock().wake_all());
+        self.hub.wake_all();
+        self.claims.wake_all();
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{
+    attend,
     commit::{Committer, Progress},
     flush::{Flushed, Flusher},
     open::{Parts, open_parts},
@@ -61,6 +62,18 @@ impl Stepper {
     /// Whether a pass over the frames in the journal is under way.
     pub fn is_flushing(&self) -> bool {
         self.flusher.is_under_way()
+    }
+
+    /// Does what is due for runs without a caller; `is_first` after a start. It waits for commits,
+    /// which are steps of their own.
+    pub fn attend(&self, is_first: bool) -> impl Future<Output = ()> + 'static {
+        let shared = self.shared.clone();
+        async move {
+            if is_first {
+                attend::look_around(&shared).await;
+            }
+            attend::round(&shared).await;
+        }
     }
 
     /// What happens when the log has been idle for a while.

@@ -7,12 +7,13 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
     admission::Purpose,
+    attend,
     catalog::Indexer,
+    decide::PANICKED,
     open::{Opened, Parts, open_parts},
     options::Options,
     pool::Pool,
     published::Published,
-    queue::{Pending, Work},
     request::{ClosedRun, CreatedRun, RunInfo, RunKey},
     shard::{Run, Shard},
     shared::{INGEST_UNIT, Phase, Shared},
@@ -20,8 +21,8 @@ use super::{
 };
 use crate::{
     core::{
-        Append, Appended, Close, CloseStream, Context, Create, Decision, Delete, Deleted, Facts,
-        NewRun, Refusal, RunState, StreamEnd, Trim,
+        Append, Appended, Close, CloseStream, Create, Decision, Delete, Deleted, Facts, NewRun,
+        Refusal, RunState, StreamEnd, Trim,
     },
     error::{Error, OpenError},
     format::frame::Frame,
@@ -30,10 +31,7 @@ use crate::{
 };
 
 /// Bytes of a frame that holds one event without a body, at most.
-const EVENT_FRAME_BYTES_MAX: usize = 512;
-
-/// Why the store stops if a command panics.
-const PANICKED: &str = "a command panicked while it was decided";
+pub(super) const EVENT_FRAME_BYTES_MAX: usize = 512;
 
 /// An open store. Clones are the same store.
 ///
@@ -63,6 +61,7 @@ struct Threads {
     zeroer: Option<JoinHandle<()>>,
     flusher: Option<JoinHandle<()>>,
     indexer: Option<JoinHandle<()>>,
+    attendant: Option<JoinHandle<()>>,
     /// Told when the committer has ended.
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -74,6 +73,7 @@ impl Drop for Threads {
         // said so, and has stopped the store.
         let _ = self.committer.take().map(JoinHandle::join);
         let _ = self.flusher.take().map(JoinHandle::join);
+        let _ = self.attendant.take().map(JoinHandle::join);
         self.shared.catalog.close();
         let _ = self.indexer.take().map(JoinHandle::join);
         self.shared.supply.close();
@@ -107,6 +107,7 @@ impl Store {
             zeroer: None,
             flusher: None,
             indexer: None,
+            attendant: None,
             ended: Mutex::new(Some(ended)),
         };
         let supply = shared.clone();
@@ -116,6 +117,8 @@ impl Store {
         shared.catalog.keep();
         let indexer = Indexer::new(shared.clone());
         threads.indexer = Some(os::spawn("braidlog-index", move || indexer.run())?);
+        let attended = shared.clone();
+        threads.attendant = Some(os::spawn("braidlog-attend", move || attend::run(&attended))?);
         Ok(Self { shared, threads: Arc::new(threads), opened })
     }
 
@@ -128,6 +131,7 @@ impl Store {
             zeroer: None,
             flusher: None,
             indexer: None,
+            attendant: None,
             ended: Mutex::new(None),
         };
         Self { shared, threads: Arc::new(threads), opened }
@@ -139,23 +143,28 @@ impl Store {
     }
 
     /// Creates a run, durably. Creating it again with the same parameters returns it; creating it
-    /// after it was deleted makes another run.
+    /// after it was deleted makes another run. With an idempotency key that was used for the task,
+    /// and has not expired, it returns the run that was created with it.
     ///
     /// # Errors
     /// [`Refusal::Invalid`], [`Refusal::TooLarge`], [`Refusal::RunExists`].
     pub async fn create_run(&self, create: Create) -> Result<CreatedRun, Error> {
         create.check()?;
-        self.create_ticket(&create).await?.await
+        create.check_not_reserved()?;
+        match create.spec.idempotency_key.is_empty() {
+            true => self.create_ticket(&create).await?.await,
+            false => self.create_by_key(create).await,
+        }
     }
 
-    async fn create_ticket(&self, create: &Create) -> Result<Ticket<CreatedRun>, Error> {
+    pub(super) async fn create_ticket(&self, create: &Create) -> Result<Ticket<CreatedRun>, Error> {
         let key = RunKey { namespace: create.namespace.clone(), run_id: create.run_id.clone() };
         let _stop = self.shared.stop_on_panic(PANICKED);
         let (mut shard, found) = self.shared.find(&key).await?;
         if let Some(run) = found.map(|run_no| shard.run(run_no)).filter(|run| !run.is_deleted()) {
             let answer = create.check_same(&run.state);
             let answer = answer.map(|()| CreatedRun { run: run.info(), created: false });
-            return Ok(self.settled(run, answer));
+            return Ok(self.shared.settled(run, answer));
         }
         self.shared.check_room(create.frame_bytes_max(), Purpose::Create)?;
         let (run, frame, facts) = self.new_run(&shard, create)?;
@@ -163,7 +172,7 @@ impl Store {
         shard.insert(run);
         let run = shard.run(run_no);
         let answer = CreatedRun { run: run.info(), created: true };
-        Ok(self.queue(run, frame, facts, None, answer))
+        Ok(self.shared.enqueue(run, frame, facts, None, answer))
     }
 
     fn new_run(&self, shard: &Shard, create: &Create) -> Result<(Run, Frame, Facts), Refusal> {
@@ -182,15 +191,16 @@ impl Store {
     /// # Errors
     /// [`Refusal::RunNotFound`], [`Refusal::RunDeleted`].
     pub async fn get_run(&self, run: &RunKey) -> Result<RunInfo, Error> {
-        self.with_run(run, |store, run| {
-            let info = match run.is_deleted() {
-                true => Err(Refusal::RunDeleted),
-                false => Ok(run.info()),
-            };
-            Ok(store.settled(run, info))
-        })
-        .await?
-        .await
+        self.shared
+            .with_run(run, |shared, run| {
+                let info = match run.is_deleted() {
+                    true => Err(Refusal::RunDeleted),
+                    false => Ok(run.info()),
+                };
+                Ok(shared.settled(run, info))
+            })
+            .await?
+            .await
     }
 
     /// Closes a run exactly once. Closing it again with the same outcome gives the first answer.
@@ -200,17 +210,18 @@ impl Store {
     pub async fn close_run(&self, run: &RunKey, close: Close) -> Result<ClosedRun, Error> {
         let size = close.frame_bytes_max();
         let permit = self.permit(size).await?;
-        self.with_run(run, |store, run| {
-            store.shared.check_room(size, Purpose::End)?;
-            let decided = run.state.close(&close, &store.context(run));
-            Ok(store.decided(run, decided, permit, |run, closed| ClosedRun {
-                run: run.info(),
-                closed_seq: closed.seq,
-                deduplicated: closed.deduplicated,
-            }))
-        })
-        .await?
-        .await
+        self.shared
+            .with_run(run, |shared, run| {
+                shared.check_room(size, Purpose::End)?;
+                let decided = run.state.close(&close, &shared.context(run));
+                Ok(shared.decided(run, decided, permit, |run, closed| ClosedRun {
+                    run: run.info(),
+                    closed_seq: closed.seq,
+                    deduplicated: closed.deduplicated,
+                }))
+            })
+            .await?
+            .await
     }
 
     /// Closes one stream of a run; the run goes on.
@@ -218,13 +229,14 @@ impl Store {
     /// # Errors
     /// Those of [`RunState::close_stream`], and [`Refusal::RunNotFound`].
     pub async fn close_stream(&self, run: &RunKey, close: CloseStream) -> Result<StreamEnd, Error> {
-        self.with_run(run, |store, run| {
-            store.shared.check_room(EVENT_FRAME_BYTES_MAX, Purpose::End)?;
-            let decided = run.state.close_stream(&close, &store.context(run));
-            Ok(store.decided(run, decided, None, |_, end| end))
-        })
-        .await?
-        .await
+        self.shared
+            .with_run(run, |shared, run| {
+                shared.check_room(EVENT_FRAME_BYTES_MAX, Purpose::End)?;
+                let decided = run.state.close_stream(&close, &shared.context(run));
+                Ok(shared.decided(run, decided, None, |_, end| end))
+            })
+            .await?
+            .await
     }
 
     /// Gives up the records of a stream below an index; answers with the first that is kept.
@@ -232,13 +244,14 @@ impl Store {
     /// # Errors
     /// Those of [`RunState::trim`], and [`Refusal::RunNotFound`].
     pub async fn trim(&self, run: &RunKey, trim: Trim) -> Result<Index, Error> {
-        self.with_run(run, |store, run| {
-            store.shared.check_room(EVENT_FRAME_BYTES_MAX, Purpose::End)?;
-            let decided = run.state.trim(&trim, &store.context(run));
-            Ok(store.decided(run, decided, None, |_, trim| trim))
-        })
-        .await?
-        .await
+        self.shared
+            .with_run(run, |shared, run| {
+                shared.check_room(EVENT_FRAME_BYTES_MAX, Purpose::End)?;
+                let decided = run.state.trim(&trim, &shared.context(run));
+                Ok(shared.decided(run, decided, None, |_, trim| trim))
+            })
+            .await?
+            .await
     }
 
     /// Deletes a run with all it holds, open or closed. Its readers and all further calls get
@@ -250,13 +263,14 @@ impl Store {
     /// # Errors
     /// Those of [`RunState::delete`], and [`Refusal::RunNotFound`].
     pub async fn delete_run(&self, run: &RunKey, delete: Delete) -> Result<Deleted, Error> {
-        self.with_run(run, |store, run| {
-            store.shared.check_room(EVENT_FRAME_BYTES_MAX, Purpose::End)?;
-            let decided = run.state.delete(&delete, &store.context(run));
-            Ok(store.decided(run, decided, None, |_, deleted| deleted))
-        })
-        .await?
-        .await
+        self.shared
+            .with_run(run, |shared, run| {
+                shared.check_room(EVENT_FRAME_BYTES_MAX, Purpose::End)?;
+                let decided = run.state.delete(&delete, &shared.context(run));
+                Ok(shared.decided(run, decided, None, |_, deleted| deleted))
+            })
+            .await?
+            .await
     }
 
     /// Appends a batch to a stream, all or nothing. The answer means that it is on disk and
@@ -305,9 +319,9 @@ impl Store {
         let size = append.frame_bytes_max();
         if let Some(run) = found.map(|run_no| shard.run(run_no)) {
             shared.check_room(size, Purpose::Add)?;
-            let decided = run.state.append(append, &self.context(run));
+            let decided = run.state.append(append, &self.shared.context(run));
             let is_accepted = matches!(decided, Ok(Decision::Accepted { .. }));
-            let ticket = self.decided(run, decided, permit, |_, appended| appended);
+            let ticket = self.shared.decided(run, decided, permit, |_, appended| appended);
             if is_accepted {
                 self.trim_oldest(run, append);
             }
@@ -319,16 +333,17 @@ impl Store {
         shared.check_room(size, Purpose::Create)?;
         let RunKey { namespace, run_id } = key.clone();
         let create = Create { namespace, run_id, ..Create::default() };
+        create.check_not_reserved()?;
         let (mut run, frame, facts) = self.new_run(&shard, &create)?;
         // Decided before anything is queued: a refused append creates no run.
-        let context = self.context(&run);
+        let context = self.shared.context(&run);
         let decided = run.state.append(append, &context).map_err(Error::Refused)?;
         let run_no = run.state.run_no;
         shard.insert(run);
         let run = shard.run(run_no);
-        let created = self.queue(run, frame, facts, None, ());
+        let created = self.shared.enqueue(run, frame, facts, None, ());
         drop(created);
-        Ok(self.decided(run, Ok(decided), permit, |_, appended| appended))
+        Ok(self.shared.decided(run, Ok(decided), permit, |_, appended| appended))
     }
 
     /// Milliseconds since the Unix epoch, as the store tells time.
@@ -368,7 +383,7 @@ impl Store {
     }
 
     /// Takes memory for an append of so many bytes, waiting for earlier ones if there is none.
-    async fn permit(&self, size: usize) -> Result<Option<OwnedSemaphorePermit>, Error> {
+    pub(super) async fn permit(&self, size: usize) -> Result<Option<OwnedSemaphorePermit>, Error> {
         let units = size.div_ceil(INGEST_UNIT) as u32 + 1;
         match self.shared.ingest.clone().acquire_many_owned(units).await {
             Ok(permit) => Ok(Some(permit)),
@@ -376,79 +391,15 @@ impl Store {
         }
     }
 
-    /// What a command on a run is decided by now.
-    fn context(&self, run: &Run) -> Context {
-        Context {
-            now_ms: self.shared.now_ms(),
-            home: run.home(),
-            limits: self.shared.options.retention_of(&run.state).limits(),
-        }
-    }
-
     /// Gives up the oldest records of the stream that was appended to, if the run passes a limit
     /// and is to be kept within it that way. The trim follows the append; nobody waits for it.
     fn trim_oldest(&self, run: &mut Run, append: &Append) {
-        let context = self.context(run);
+        let context = self.shared.context(run);
         let Some(trim) = run.state.oldest_beyond(&append.stream, &context.limits) else { return };
         let trim = Trim { run_uid: None, stream: append.stream.clone(), trim };
         if let Ok(Decision::Accepted { frame, facts, .. }) = run.state.trim(&trim, &context) {
-            drop(self.queue(run, frame, facts, None, ()));
+            drop(self.shared.enqueue(run, frame, facts, None, ()));
         }
-    }
-
-    /// Looks at a run under its shard's lock.
-    pub(super) async fn with_run<T>(
-        &self,
-        key: &RunKey,
-        look: impl FnOnce(&Self, &mut Run) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let _stop = self.shared.stop_on_panic(PANICKED);
-        let (mut shard, found) = self.shared.find(key).await?;
-        look(self, shard.run(found.ok_or(Refusal::RunNotFound)?))
-    }
-
-    /// Turns a decision into a ticket, queueing the frame if there is one.
-    fn decided<R, T>(
-        &self,
-        run: &mut Run,
-        decided: Result<Decision<R>, Refusal>,
-        permit: Option<OwnedSemaphorePermit>,
-        answer: impl FnOnce(&Run, R) -> T,
-    ) -> Ticket<T> {
-        match decided {
-            Ok(Decision::Accepted { frame, facts, answer: accepted }) => {
-                let answer = answer(run, accepted);
-                self.queue(run, frame, facts, permit, answer)
-            }
-            Ok(Decision::Duplicate(duplicate)) => {
-                let answer = answer(run, duplicate);
-                self.settled(run, Ok(answer))
-            }
-            Err(refusal) => self.settled(run, Err(refusal)),
-        }
-    }
-
-    /// Queues a frame for commit. The caller holds the shard's lock, so that frames are queued in
-    /// the order of their decision.
-    fn queue<T>(
-        &self,
-        run: &mut Run,
-        frame: Frame,
-        facts: Facts,
-        permit: Option<OwnedSemaphorePermit>,
-        answer: T,
-    ) -> Ticket<T> {
-        run.in_flight += 1;
-        run.is_away = false;
-        let (done, durable) = oneshot::channel();
-        self.shared.queue.push(Pending { work: Work::Frame { frame, facts, permit }, done });
-        Ticket { durable: Some(durable), answer: Some(Ok(answer)) }
-    }
-
-    /// An answer that rests on the run's state as it is: given when that state is durable.
-    fn settled<T>(&self, run: &Run, answer: Result<T, Refusal>) -> Ticket<T> {
-        let durable = (0 < run.in_flight).then(|| self.shared.barrier());
-        Ticket { durable, answer: Some(answer) }
     }
 
     /// Waits until everything queued so far is durable.

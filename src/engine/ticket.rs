@@ -19,6 +19,11 @@ pub struct Ticket<R> {
 }
 
 impl<R> Ticket<R> {
+    /// One that waits for nothing.
+    pub(super) fn done(answer: R) -> Self {
+        Self { durable: None, answer: Some(Ok(answer)) }
+    }
+
     /// Whether the command was refused. The refusal itself waits until what it rests on is
     /// durable.
     pub fn is_refused(&self) -> bool {

@@ -37,6 +37,7 @@ pub mod pack;
 pub mod segment;
 pub mod slot;
 pub mod verdict;
+pub mod watch_cursor;
 pub mod wire;
 
 /// Version of the on-disk format that this code writes.

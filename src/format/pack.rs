@@ -494,6 +494,7 @@ pub fn decode_entry(directory: &[u8], n: usize) -> Result<Entry, Damage> {
         flushed: JournalPoint { block_no: get_u64(bytes, 32), frame: get_u32(bytes, 40) },
         is_first: false,
         is_deleted: false,
+        is_pending: false,
         expires_ms: get_u64(bytes, 48),
         raw_bytes: get_u64(bytes, 56),
     };
@@ -640,6 +641,7 @@ mod tests {
             flushed: JournalPoint { block_no: 7, frame: 2 },
             is_first: true,
             is_deleted: false,
+            is_pending: false,
             expires_ms: 5,
             raw_bytes: 600,
         };

@@ -5,7 +5,7 @@
 //! ```text
 //!  0  8 name_hash       8  8 run_no        16 16 run_uid
 //! 32  8 first_seq      40  8 end_seq       48  8 flushed_block   56  4 flushed_frame
-//! 60  4 flags: 1 first (nothing of the run is before it)  2 deleted
+//! 60  4 flags: 1 first (nothing of the run is before it)  2 deleted  4 pending
 //! 64  8 expires_ms (0: never)                72  8 raw_bytes of the frames
 //! 80  4 parts          84  4 state_len
 //! 88  … parts, each
@@ -30,6 +30,8 @@ const PART: usize = 40;
 const PART_STREAM: usize = 16;
 const FLAG_FIRST: u32 = 1;
 const FLAG_DELETED: u32 = 2;
+const FLAG_PENDING: u32 = 4;
+const FLAGS_KNOWN: u32 = FLAG_FIRST | FLAG_DELETED | FLAG_PENDING;
 
 /// A place between two frames of the journal: everything before it is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -57,6 +59,8 @@ pub struct SegmentHead {
     pub is_first: bool,
     /// The run is deleted.
     pub is_deleted: bool,
+    /// Something is to be done for the run without a caller: a start finds it by this.
+    pub is_pending: bool,
     /// When the run may be given up, milliseconds since the Unix epoch; 0 if nobody said.
     pub expires_ms: u64,
     /// Bytes of the frames before compression.
@@ -65,16 +69,22 @@ pub struct SegmentHead {
 
 impl SegmentHead {
     pub(super) fn flags(&self) -> u32 {
-        (u32::from(self.is_first) * FLAG_FIRST) | (u32::from(self.is_deleted) * FLAG_DELETED)
+        (u32::from(self.is_first) * FLAG_FIRST)
+            | (u32::from(self.is_deleted) * FLAG_DELETED)
+            | (u32::from(self.is_pending) * FLAG_PENDING)
     }
 
     /// Sets the fields that flags stand for.
     pub(super) fn with_flags(self, flags: u32) -> Result<Self, Damage> {
-        if flags & !(FLAG_FIRST | FLAG_DELETED) != 0 {
+        if flags & !FLAGS_KNOWN != 0 {
             return Err(Damage::Unknown { what: "segment flags", found: u64::from(flags) });
         }
-        let (is_first, is_deleted) = (flags & FLAG_FIRST != 0, flags & FLAG_DELETED != 0);
-        Ok(Self { is_first, is_deleted, ..self })
+        Ok(Self {
+            is_first: flags & FLAG_FIRST != 0,
+            is_deleted: flags & FLAG_DELETED != 0,
+            is_pending: flags & FLAG_PENDING != 0,
+            ..self
+        })
     }
 }
 
@@ -195,6 +205,7 @@ pub fn decode(bytes: &Bytes) -> Result<SegmentTail, Damage> {
         flushed: JournalPoint { block_no: get_u64(bytes, 48), frame: get_u32(bytes, 56) },
         is_first: false,
         is_deleted: false,
+        is_pending: false,
         expires_ms: get_u64(bytes, 64),
         raw_bytes: get_u64(bytes, 72),
     }
@@ -280,7 +291,7 @@ mod tests {
             (first_seq, parts) in parts(),
             numbers in any::<[u64; 5]>(),
             frame in any::<u32>(),
-            flags in 0..4u32,
+            flags in 0..8u32,
             run_uid in any::<[u8; 16]>(),
             state in proptest::collection::vec(any::<u8>(), 0..200),
         ) -> SegmentTail {
@@ -289,7 +300,7 @@ mod tests {
             let head = SegmentHead {
                 name_hash, run_no: RunNo(run_no), first_seq, end_seq,
                 flushed: JournalPoint { block_no, frame },
-                is_first: false, is_deleted: false, expires_ms, raw_bytes,
+                is_first: false, is_deleted: false, is_pending: false, expires_ms, raw_bytes,
             };
             let head = head.with_flags(flags).expect("known flags");
             SegmentTail { head, run_uid: RunUid(run_uid), parts, state: state.into() }

@@ -340,6 +340,280 @@ pub mod run_service_client {
                 .insert(GrpcMethod::new("braidlog.v1.RunService", "DeleteRun"));
             self.inner.unary(req, path, codec).await
         }
+        /// Adds labels, says what the run took, changes its metadata. Possible until an
+        /// hour after the run has ended.
+        pub async fn update_run(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::UpdateRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::UpdateRunResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.RunService/UpdateRun",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.RunService", "UpdateRun"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Puts the start of a run that nobody has worked on at another time.
+        pub async fn reschedule_run(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::RescheduleRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::RescheduleRunResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.RunService/RescheduleRun",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.RunService", "RescheduleRun"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Asks a run to stop. One that nobody works on is closed at once; a worker has
+        /// a while to end it, then it is closed. Dropping a connection never stops a
+        /// run.
+        pub async fn cancel_run(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::CancelRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::CancelRunResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.RunService/CancelRun",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.RunService", "CancelRun"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated client implementations.
+pub mod batch_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Creates and fills batches.
+    #[derive(Debug, Clone)]
+    pub struct BatchServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl BatchServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> BatchServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> BatchServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            BatchServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Creates a batch, durably. Creating it again with the same parameters returns
+        /// it.
+        pub async fn create_batch(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::CreateBatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::CreateBatchResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.BatchService/CreateBatch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.BatchService", "CreateBatch"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Adds runs to a batch. Each is created once, however often it is added: the
+        /// number of an item tells one from another.
+        pub async fn add_batch_items(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::AddBatchItemsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::AddBatchItemsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.BatchService/AddBatchItems",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.BatchService", "AddBatchItems"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends the filling of a batch: nothing more can be added. Its runs go on.
+        pub async fn seal_batch(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::SealBatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::SealBatchResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.BatchService/SealBatch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.BatchService", "SealBatch"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Describes a batch.
+        pub async fn get_batch(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::GetBatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::GetBatchResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.BatchService/GetBatch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.BatchService", "GetBatch"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated client implementations.
@@ -641,6 +915,822 @@ pub mod stream_service_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("braidlog.v1.StreamService", "ListStreams"));
             self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated client implementations.
+pub mod work_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Hands out runs, and takes turns of work.
+    #[derive(Debug, Clone)]
+    pub struct WorkServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl WorkServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> WorkServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> WorkServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            WorkServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Hands a queued run of one of the tasks to the caller: by priority, then by
+        /// age. Waits for one if asked to.
+        pub async fn claim_run(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::ClaimRunRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::ClaimRunResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.WorkService/ClaimRun",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.WorkService", "ClaimRun"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Hands a known run to the caller, whether or not it is queued. If another
+        /// worker has it, that is LEASE_HELD, unless it is taken over, which fences the
+        /// holder.
+        pub async fn acquire_lease(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::AcquireLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::AcquireLeaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.WorkService/AcquireLease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.WorkService", "AcquireLease"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says that the worker is alive: the lease has its full term again. Leaves no
+        /// record. Everything else that is done under the lease says so, too.
+        pub async fn renew_lease(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::RenewLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::RenewLeaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.WorkService/RenewLease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.WorkService", "RenewLease"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives the run back: to be queued, at once or later, or suspended until what
+        /// it waits for has come.
+        pub async fn release_lease(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::ReleaseLeaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::ReleaseLeaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.WorkService/ReleaseLease",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.WorkService", "ReleaseLease"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Does everything that is asked for in one step: all of it or nothing. The
+        /// answer means that it is on disk and visible.
+        pub async fn commit(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::CommitRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::CommitResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.WorkService/Commit",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.WorkService", "Commit"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated client implementations.
+pub mod input_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Sends and consumes.
+    #[derive(Debug, Clone)]
+    pub struct InputServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl InputServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> InputServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InputServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            InputServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Sends a message to a run. Sending it again with the same id changes nothing.
+        /// A run that has ended is CLOSED.
+        pub async fn send(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::SendRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::SendResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.InputService/Send",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.InputService", "Send"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Delivers every message that the consumer owes, then what comes. Whatever it
+        /// has delivered and is not acked is given back at once when the call ends. A
+        /// newer call of the same consumer ends the older.
+        pub async fn receive(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::ReceiveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<crate::proto::ReceiveResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.InputService/Receive",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.InputService", "Receive"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Delivers one message, and claims it for a term. A run that has ended is
+        /// CLOSED.
+        pub async fn take(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::TakeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::TakeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.InputService/Take",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.InputService", "Take"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Shows the first message that the consumer owes, and claims nothing.
+        pub async fn peek(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::PeekRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::PeekResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.InputService/Peek",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.InputService", "Peek"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Notes durably that messages were consumed.
+        pub async fn ack(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::AckRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::AckResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.InputService/Ack",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.InputService", "Ack"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives a message that was claimed back: it is delivered again.
+        pub async fn release(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::ReleaseRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::ReleaseResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.InputService/Release",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.InputService", "Release"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Gives the claim on a message that was taken another term.
+        pub async fn extend(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::ExtendRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::ExtendResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.InputService/Extend",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.InputService", "Extend"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated client implementations.
+pub mod wait_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Creates, completes and describes wait tokens.
+    #[derive(Debug, Clone)]
+    pub struct WaitServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl WaitServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> WaitServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> WaitServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            WaitServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Creates a token, durably. Creating it again with the same parameters
+        /// returns it.
+        pub async fn create_wait_token(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::CreateWaitTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::CreateWaitTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.WaitService/CreateWaitToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.WaitService", "CreateWaitToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Completes a token: the first value wins. Completing it again is answered
+        /// with the first value; one that has timed out is CLOSED.
+        pub async fn complete_wait_token(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::CompleteWaitTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::CompleteWaitTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.WaitService/CompleteWaitToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.WaitService", "CompleteWaitToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Describes a token.
+        pub async fn get_wait_token(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::GetWaitTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::GetWaitTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.WaitService/GetWaitToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.WaitService", "GetWaitToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists tokens, newest created first, page by page.
+        pub async fn list_wait_tokens(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::ListWaitTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<crate::proto::ListWaitTokensResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.WaitService/ListWaitTokens",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.WaitService", "ListWaitTokens"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated client implementations.
+pub mod watch_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Watches runs.
+    #[derive(Debug, Clone)]
+    pub struct WatchServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl WatchServiceClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> WatchServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> WatchServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            WatchServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Gives a row for every run that is watched, then a row whenever one changes.
+        /// Changes that come faster than they are taken are merged: rows of a run never
+        /// go back, and the last one is never left out. Only an `end` item is an end;
+        /// that of a single run follows its last row.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<crate::proto::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<crate::proto::WatchResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.WatchService/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.WatchService", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
         }
     }
 }

@@ -979,6 +979,28 @@ pub struct Run {
     /// Whether the next claim goes on with the attempt.
     #[prost(bool, tag = "28")]
     pub suspended: bool,
+    /// Waits, oldest first. Not in rows of lists.
+    #[prost(message, repeated, tag = "29")]
+    pub waits: ::prost::alloc::vec::Vec<Wait>,
+    /// Names of the streams, `$run` first.
+    #[prost(string, repeated, tag = "30")]
+    pub stream_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Something that a run waits for, or has waited for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Wait {
+    /// What it is for.
+    #[prost(message, optional, tag = "1")]
+    pub created: ::core::option::Option<WaitCreated>,
+    /// Milliseconds since the Unix epoch of its creation.
+    #[prost(uint64, tag = "2")]
+    pub created_at_ms: u64,
+    /// What became of it; absent while it is pending.
+    #[prost(message, optional, tag = "3")]
+    pub settled: ::core::option::Option<WaitSettled>,
+    /// Milliseconds since the Unix epoch when it was settled, or 0.
+    #[prost(uint64, tag = "4")]
+    pub settled_at_ms: u64,
 }
 /// Who has a run, or had it last.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1026,12 +1048,28 @@ pub struct CreateRunResponse {
     #[prost(bool, tag = "2")]
     pub created: bool,
 }
-/// Names a run.
+/// Names a run, and maybe a moment.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRunRequest {
     /// Name of the run.
     #[prost(string, tag = "1")]
     pub run_id: ::prost::alloc::string::String,
+    /// The run as it was at a moment; as it is now if absent.
+    #[prost(oneof = "get_run_request::At", tags = "2, 3")]
+    pub at: ::core::option::Option<get_run_request::At>,
+}
+/// Nested message and enum types in `GetRunRequest`.
+pub mod get_run_request {
+    /// The run as it was at a moment; as it is now if absent.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum At {
+        /// When the records below this seq had been written.
+        #[prost(uint64, tag = "2")]
+        AtSeq(u64),
+        /// At this time, milliseconds since the Unix epoch.
+        #[prost(uint64, tag = "3")]
+        AtTimeMs(u64),
+    }
 }
 /// Describes a run.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1144,6 +1182,208 @@ pub struct DeleteRunResponse {
     /// Whether the run had been deleted before.
     #[prost(bool, tag = "2")]
     pub deduplicated: bool,
+}
+/// Changes what is said of a run.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateRunRequest {
+    /// Name of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Identity the run must have, or empty.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub run_uid: ::prost::bytes::Bytes,
+    /// Labels to add.
+    #[prost(string, repeated, tag = "3")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the run took, or its version.
+    #[prost(message, optional, tag = "4")]
+    pub update: ::core::option::Option<RunUpdated>,
+    /// Changes of the metadata document, in order.
+    #[prost(message, repeated, tag = "5")]
+    pub metadata: ::prost::alloc::vec::Vec<MetadataOperation>,
+    /// Changes of the parent's document; of the run's own if it has no parent.
+    #[prost(message, repeated, tag = "6")]
+    pub parent_metadata: ::prost::alloc::vec::Vec<MetadataOperation>,
+    /// Changes of the root's document; of the run's own if it has no root.
+    #[prost(message, repeated, tag = "7")]
+    pub root_metadata: ::prost::alloc::vec::Vec<MetadataOperation>,
+    /// Makes repeating it harmless, if given; at most 128 bytes.
+    #[prost(string, tag = "8")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// The change is durable.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateRunResponse {
+    /// The run.
+    #[prost(message, optional, tag = "1")]
+    pub run: ::core::option::Option<Run>,
+    /// Whether an earlier call with the same request id is being answered.
+    #[prost(bool, tag = "2")]
+    pub deduplicated: bool,
+}
+/// Puts the start of a run at another time.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RescheduleRunRequest {
+    /// Name of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Identity the run must have, or empty.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub run_uid: ::prost::bytes::Bytes,
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "3")]
+    pub delay_until_ms: u64,
+}
+/// The start is at that time, durably.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RescheduleRunResponse {
+    /// The run.
+    #[prost(message, optional, tag = "1")]
+    pub run: ::core::option::Option<Run>,
+}
+/// Asks a run to stop.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelRunRequest {
+    /// Name of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Identity the run must have, or empty.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub run_uid: ::prost::bytes::Bytes,
+    /// Why, for people; at most 512 bytes.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// Milliseconds that a worker has to end the run itself; 0 is 30 seconds.
+    #[prost(uint64, tag = "4")]
+    pub grace_ms: u64,
+}
+/// That was asked, durably.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CancelRunResponse {
+    /// The run.
+    #[prost(message, optional, tag = "1")]
+    pub run: ::core::option::Option<Run>,
+    /// Whether it is closed.
+    #[prost(bool, tag = "2")]
+    pub closed: bool,
+    /// Whether that had been asked before.
+    #[prost(bool, tag = "3")]
+    pub deduplicated: bool,
+}
+/// A batch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Batch {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub batch_id: ::prost::alloc::string::String,
+    /// Items so far.
+    #[prost(uint64, tag = "2")]
+    pub items: u64,
+    /// Whether nothing more can be added.
+    #[prost(bool, tag = "3")]
+    pub sealed: bool,
+    /// Milliseconds since the Unix epoch of the creation.
+    #[prost(uint64, tag = "4")]
+    pub created_at_ms: u64,
+    /// Milliseconds since the Unix epoch of the sealing; absent before.
+    #[prost(uint64, optional, tag = "5")]
+    pub sealed_at_ms: ::core::option::Option<u64>,
+    /// Runs that were announced; 0 if nobody said.
+    #[prost(uint64, tag = "6")]
+    pub run_count: u64,
+    /// Labels of the batch, in the order given.
+    #[prost(string, repeated, tag = "7")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Asks for a batch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateBatchRequest {
+    /// Its id, as a run's, at most 128 bytes.
+    #[prost(string, tag = "1")]
+    pub batch_id: ::prost::alloc::string::String,
+    /// Runs that will be added; 0 if nobody knows.
+    #[prost(uint64, tag = "2")]
+    pub run_count: u64,
+    /// Labels: at most 10, each 1 to 128 bytes, none twice.
+    #[prost(string, repeated, tag = "3")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Key under which repeating the creation gives the same batch, or empty.
+    #[prost(string, tag = "4")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// Milliseconds since the Unix epoch when the key is forgotten; 0 is 30 days.
+    #[prost(uint64, tag = "5")]
+    pub idempotency_expires_at_ms: u64,
+}
+/// The batch, and whether it is new.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateBatchResponse {
+    /// The batch.
+    #[prost(message, optional, tag = "1")]
+    pub batch: ::core::option::Option<Batch>,
+    /// Whether this call created it.
+    #[prost(bool, tag = "2")]
+    pub created: bool,
+}
+/// Adds runs to a batch.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AddBatchItemsRequest {
+    /// Id of the batch.
+    #[prost(string, tag = "1")]
+    pub batch_id: ::prost::alloc::string::String,
+    /// 1 to 1,000 items.
+    #[prost(message, repeated, tag = "2")]
+    pub items: ::prost::alloc::vec::Vec<BatchItem>,
+}
+/// A run of a batch.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BatchItem {
+    /// Number of the item in the batch.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// The run; its batch is this one.
+    #[prost(message, optional, tag = "2")]
+    pub run: ::core::option::Option<CreateRunRequest>,
+}
+/// The runs are created, durably.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddBatchItemsResponse {
+    /// Items that were added.
+    #[prost(uint64, tag = "1")]
+    pub accepted: u64,
+    /// Items that had been added before.
+    #[prost(uint64, tag = "2")]
+    pub deduplicated: u64,
+}
+/// Ends the filling of a batch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SealBatchRequest {
+    /// Id of the batch.
+    #[prost(string, tag = "1")]
+    pub batch_id: ::prost::alloc::string::String,
+    /// Items the batch must have, if given.
+    #[prost(uint64, optional, tag = "2")]
+    pub expected_items: ::core::option::Option<u64>,
+}
+/// The batch is sealed, durably.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SealBatchResponse {
+    /// The batch.
+    #[prost(message, optional, tag = "1")]
+    pub batch: ::core::option::Option<Batch>,
+}
+/// Names a batch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetBatchRequest {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub batch_id: ::prost::alloc::string::String,
+}
+/// Describes a batch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetBatchResponse {
+    /// The batch.
+    #[prost(message, optional, tag = "1")]
+    pub batch: ::core::option::Option<Batch>,
 }
 /// A record to append.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1661,4 +1901,866 @@ impl EndReason {
             _ => None,
         }
     }
+}
+/// Asks for work.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClaimRunRequest {
+    /// Tasks that the worker does, at least one.
+    #[prost(string, repeated, tag = "1")]
+    pub tasks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Name of the worker, 1 to 128 bytes.
+    #[prost(string, tag = "2")]
+    pub worker: ::prost::alloc::string::String,
+    /// Milliseconds without a sign of the worker after which the run is abandoned;
+    /// 0 is 30 seconds.
+    #[prost(uint64, tag = "3")]
+    pub term_ms: u64,
+    /// Milliseconds to wait for a run if none is queued, at most 60 seconds.
+    #[prost(uint64, tag = "4")]
+    pub wait_ms: u64,
+}
+/// A run to work on, or none.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClaimRunResponse {
+    /// The run; absent if none was queued in time.
+    #[prost(message, optional, tag = "1")]
+    pub claimed: ::core::option::Option<ClaimedRun>,
+}
+/// A run that was handed out.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClaimedRun {
+    /// The run.
+    #[prost(message, optional, tag = "1")]
+    pub run: ::core::option::Option<Run>,
+    /// Number of the lease.
+    #[prost(uint64, tag = "2")]
+    pub lease_epoch: u64,
+    /// Number of the attempt, from 1.
+    #[prost(uint32, tag = "3")]
+    pub attempt: u32,
+    /// Whether the attempt goes on that had suspended the run.
+    #[prost(bool, tag = "4")]
+    pub resumed: bool,
+    /// Milliseconds without a sign of the worker after which the run is abandoned.
+    #[prost(uint64, tag = "5")]
+    pub term_ms: u64,
+    /// Where a tail begins that sees what happens from now on.
+    #[prost(string, tag = "6")]
+    pub cursor: ::prost::alloc::string::String,
+    /// Input streams with inputs that are owed.
+    #[prost(message, repeated, tag = "7")]
+    pub owed: ::prost::alloc::vec::Vec<OwedInputs>,
+    /// Waits, oldest first, and what became of them.
+    #[prost(message, repeated, tag = "8")]
+    pub waits: ::prost::alloc::vec::Vec<Wait>,
+}
+/// Inputs that a consumer of a stream has not acked.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OwedInputs {
+    /// Name of the stream.
+    #[prost(string, tag = "1")]
+    pub stream: ::prost::alloc::string::String,
+    /// Name of the consumer.
+    #[prost(string, tag = "2")]
+    pub consumer: ::prost::alloc::string::String,
+    /// First index that is owed.
+    #[prost(uint64, tag = "3")]
+    pub floor: u64,
+    /// How many are owed.
+    #[prost(uint64, tag = "4")]
+    pub owed: u64,
+    /// Next index of the stream.
+    #[prost(uint64, tag = "5")]
+    pub tail: u64,
+}
+/// Asks for a known run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcquireLeaseRequest {
+    /// Name of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Identity the run must have, or empty.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub run_uid: ::prost::bytes::Bytes,
+    /// Name of the worker, 1 to 128 bytes.
+    #[prost(string, tag = "3")]
+    pub worker: ::prost::alloc::string::String,
+    /// Milliseconds without a sign of the worker after which the run is abandoned;
+    /// 0 is 30 seconds.
+    #[prost(uint64, tag = "4")]
+    pub term_ms: u64,
+    /// Whether a holder is fenced.
+    #[prost(bool, tag = "5")]
+    pub takeover: bool,
+}
+/// The run is the caller's.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AcquireLeaseResponse {
+    /// The run.
+    #[prost(message, optional, tag = "1")]
+    pub claimed: ::core::option::Option<ClaimedRun>,
+}
+/// Says that the worker is alive.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewLeaseRequest {
+    /// Name of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Number of the lease.
+    #[prost(uint64, tag = "2")]
+    pub lease_epoch: u64,
+}
+/// The lease has its full term again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewLeaseResponse {
+    /// What was asked, if the run is to stop.
+    #[prost(message, optional, tag = "1")]
+    pub cancel_requested: ::core::option::Option<CancelRequested>,
+    /// Milliseconds of the term.
+    #[prost(uint64, tag = "2")]
+    pub term_ms: u64,
+}
+/// Gives a run back.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseLeaseRequest {
+    /// Name of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Number of the lease.
+    #[prost(uint64, tag = "2")]
+    pub lease_epoch: u64,
+    /// What is to become of the run.
+    #[prost(message, optional, tag = "3")]
+    pub release: ::core::option::Option<Release>,
+    /// Makes repeating it harmless, if given; at most 128 bytes.
+    #[prost(string, tag = "4")]
+    pub request_id: ::prost::alloc::string::String,
+}
+/// What is to become of a run that is given back.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Release {
+    /// Why the attempt failed, if it did.
+    #[prost(message, optional, tag = "4")]
+    pub error: ::core::option::Option<RunError>,
+    /// What is next.
+    #[prost(oneof = "release::Next", tags = "1, 2, 3")]
+    pub next: ::core::option::Option<release::Next>,
+}
+/// Nested message and enum types in `Release`.
+pub mod release {
+    /// What is next.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Next {
+        /// Another attempt at once.
+        #[prost(bool, tag = "1")]
+        Queue(bool),
+        /// Another attempt at this time, milliseconds since the Unix epoch.
+        #[prost(uint64, tag = "2")]
+        DelayUntilMs(u64),
+        /// The same attempt, when all that the run waits for has come; at once if
+        /// there is nothing.
+        #[prost(bool, tag = "3")]
+        Suspend(bool),
+    }
+}
+/// The run is given back, durably.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseLeaseResponse {
+    /// Where the run stands now.
+    #[prost(enumeration = "RunStatus", tag = "1")]
+    pub status: i32,
+}
+/// Everything that one turn does to a run.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CommitRequest {
+    /// Name of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Identity the run must have, or empty.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub run_uid: ::prost::bytes::Bytes,
+    /// Number of the lease. A run that was claimed once needs it for acks, waits,
+    /// releases and closes.
+    #[prost(uint64, optional, tag = "3")]
+    pub lease_epoch: ::core::option::Option<u64>,
+    /// Makes repeating it harmless, if given.
+    #[prost(message, optional, tag = "4")]
+    pub producer: ::core::option::Option<Producer>,
+    /// As `producer`, by an id of at most 128 bytes.
+    #[prost(string, tag = "5")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Seq the run's log must be at, if given.
+    #[prost(uint64, optional, tag = "6")]
+    pub expected_seq: ::core::option::Option<u64>,
+    /// Outputs: each stream once, 1,000 records with 1 MiB in all.
+    #[prost(message, repeated, tag = "7")]
+    pub appends: ::prost::alloc::vec::Vec<CommitAppend>,
+    /// Inputs that were consumed.
+    #[prost(message, repeated, tag = "8")]
+    pub acks: ::prost::alloc::vec::Vec<InputAck>,
+    /// Changes of the metadata document.
+    #[prost(message, repeated, tag = "9")]
+    pub metadata: ::prost::alloc::vec::Vec<MetadataOperation>,
+    /// Changes of the parent's document; of the run's own if it has no parent. They
+    /// follow when the commit is durable.
+    #[prost(message, repeated, tag = "10")]
+    pub parent_metadata: ::prost::alloc::vec::Vec<MetadataOperation>,
+    /// Changes of the root's document; of the run's own if it has no root.
+    #[prost(message, repeated, tag = "11")]
+    pub root_metadata: ::prost::alloc::vec::Vec<MetadataOperation>,
+    /// Labels to add.
+    #[prost(string, repeated, tag = "12")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the run took, or its version.
+    #[prost(message, optional, tag = "13")]
+    pub update: ::core::option::Option<RunUpdated>,
+    /// Waits to begin. One whose name is known is left as it is.
+    #[prost(message, repeated, tag = "14")]
+    pub waits: ::prost::alloc::vec::Vec<WaitCreated>,
+    /// Names of waits that nobody waits for any more.
+    #[prost(string, repeated, tag = "15")]
+    pub cancel_waits: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What becomes of the run; it goes on if absent.
+    #[prost(oneof = "commit_request::Then", tags = "16, 17")]
+    pub then: ::core::option::Option<commit_request::Then>,
+}
+/// Nested message and enum types in `CommitRequest`.
+pub mod commit_request {
+    /// What becomes of the run; it goes on if absent.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Then {
+        /// The worker gives it back.
+        #[prost(message, tag = "16")]
+        Release(super::Release),
+        /// It ends.
+        #[prost(message, tag = "17")]
+        Close(super::CommitClose),
+    }
+}
+/// Records for one stream.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CommitAppend {
+    /// Name of the output stream; opened by its first record.
+    #[prost(string, tag = "1")]
+    pub stream: ::prost::alloc::string::String,
+    /// At least one record.
+    #[prost(message, repeated, tag = "2")]
+    pub records: ::prost::alloc::vec::Vec<AppendRecord>,
+    /// Index the stream must be at, if given.
+    #[prost(uint64, optional, tag = "3")]
+    pub expected_index: ::core::option::Option<u64>,
+}
+/// Inputs of a stream that a consumer has consumed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct InputAck {
+    /// Name of the input stream.
+    #[prost(string, tag = "1")]
+    pub stream: ::prost::alloc::string::String,
+    /// Name of the consumer; empty is `default`.
+    #[prost(string, tag = "2")]
+    pub consumer: ::prost::alloc::string::String,
+    /// What was consumed.
+    #[prost(message, repeated, tag = "3")]
+    pub ranges: ::prost::alloc::vec::Vec<IndexRange>,
+}
+/// Indices from one to another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IndexRange {
+    /// First index.
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    /// Index after the last.
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
+}
+/// How a run ends.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommitClose {
+    /// Outcome.
+    #[prost(enumeration = "Outcome", tag = "1")]
+    pub outcome: i32,
+    /// What it returned, at most 1 MiB.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub output: ::prost::bytes::Bytes,
+    /// Media type of `output`.
+    #[prost(string, tag = "3")]
+    pub output_type: ::prost::alloc::string::String,
+    /// Why it did not complete.
+    #[prost(message, optional, tag = "4")]
+    pub error: ::core::option::Option<RunError>,
+}
+/// The commit is durable.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CommitResponse {
+    /// Identity of the run.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub run_uid: ::prost::bytes::Bytes,
+    /// Seq of the first record; the tail if there is none.
+    #[prost(uint64, tag = "2")]
+    pub first_seq: u64,
+    /// Number of records, events counted.
+    #[prost(uint32, tag = "3")]
+    pub count: u32,
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "4")]
+    pub time_ms: u64,
+    /// Where the records of each stream are.
+    #[prost(message, repeated, tag = "5")]
+    pub spans: ::prost::alloc::vec::Vec<CommitSpan>,
+    /// Whether an earlier commit with the same numbers or id is being answered.
+    #[prost(bool, tag = "6")]
+    pub deduplicated: bool,
+    /// Whether that earlier one is too old for its positions to be known.
+    #[prost(bool, tag = "7")]
+    pub positions_forgotten: bool,
+    /// Where the run stands now.
+    #[prost(enumeration = "RunStatus", tag = "8")]
+    pub status: i32,
+    /// What was asked, if the run is to stop.
+    #[prost(message, optional, tag = "9")]
+    pub cancel_requested: ::core::option::Option<CancelRequested>,
+    /// The metadata document now: JSON text, or empty.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub metadata: ::prost::bytes::Bytes,
+    /// Seq of the record that last changed the document.
+    #[prost(uint64, tag = "11")]
+    pub metadata_seq: u64,
+}
+/// Where a commit's records of one stream are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommitSpan {
+    /// Number of the stream.
+    #[prost(uint32, tag = "1")]
+    pub stream: u32,
+    /// Index of the first record.
+    #[prost(uint64, tag = "2")]
+    pub first_index: u64,
+    /// Number of records.
+    #[prost(uint32, tag = "3")]
+    pub count: u32,
+}
+/// A message to a run.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SendRequest {
+    /// Name of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Identity the run must have, or empty.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub run_uid: ::prost::bytes::Bytes,
+    /// Name of the input stream; opened by its first message.
+    #[prost(string, tag = "3")]
+    pub stream: ::prost::alloc::string::String,
+    /// The message: opaque bytes, at most 1 MiB with its headers.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub data: ::prost::bytes::Bytes,
+    /// Headers, kept in order.
+    #[prost(message, repeated, tag = "5")]
+    pub headers: ::prost::alloc::vec::Vec<Header>,
+    /// Id of the message, at most 128 bytes, or empty.
+    #[prost(string, tag = "6")]
+    pub message_id: ::prost::alloc::string::String,
+    /// Caller's time in milliseconds since the Unix epoch, or 0.
+    #[prost(uint64, tag = "7")]
+    pub client_time_ms: u64,
+}
+/// The message is durable.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SendResponse {
+    /// Index in the stream.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// Seq in the run's log; absent if it had been sent before.
+    #[prost(uint64, optional, tag = "2")]
+    pub seq: ::core::option::Option<u64>,
+    /// Whether it had been sent before.
+    #[prost(bool, tag = "3")]
+    pub deduplicated: bool,
+    /// Identity of the run.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub run_uid: ::prost::bytes::Bytes,
+}
+/// Names a consumer of an input stream.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InputConsumer {
+    /// Name of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Identity the run must have, or empty.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub run_uid: ::prost::bytes::Bytes,
+    /// Name of the input stream; it need not exist yet.
+    #[prost(string, tag = "3")]
+    pub stream: ::prost::alloc::string::String,
+    /// Name of the consumer; empty is `default`.
+    #[prost(string, tag = "4")]
+    pub consumer: ::prost::alloc::string::String,
+    /// Number of the lease; a run that was claimed once needs it.
+    #[prost(uint64, optional, tag = "5")]
+    pub lease_epoch: ::core::option::Option<u64>,
+}
+/// Asks for messages.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReceiveRequest {
+    /// Who consumes.
+    #[prost(message, optional, tag = "1")]
+    pub consumer: ::core::option::Option<InputConsumer>,
+    /// Most messages that are delivered and not acked: 1 to 4,096; 0 is 256.
+    #[prost(uint32, tag = "2")]
+    pub max_unacked: u32,
+    /// Milliseconds between heartbeats, at least 100; 0 is 15,000.
+    #[prost(uint32, tag = "3")]
+    pub heartbeat_ms: u32,
+}
+/// Messages, or a sign of life.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReceiveResponse {
+    /// Messages in the order of their indices, but for those delivered again.
+    #[prost(message, repeated, tag = "1")]
+    pub inputs: ::prost::alloc::vec::Vec<Input>,
+    /// Set on the last message: nothing will ever follow.
+    #[prost(message, optional, tag = "2")]
+    pub end: ::core::option::Option<InputsEnd>,
+}
+/// A message that is delivered.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Input {
+    /// The record.
+    #[prost(message, optional, tag = "1")]
+    pub record: ::core::option::Option<Record>,
+    /// Whether it may have been seen before.
+    #[prost(bool, tag = "2")]
+    pub redelivery: bool,
+}
+/// Nothing will follow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InputsEnd {
+    /// Why.
+    #[prost(enumeration = "InputsEndReason", tag = "1")]
+    pub reason: i32,
+}
+/// Asks for one message.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakeRequest {
+    /// Who consumes.
+    #[prost(message, optional, tag = "1")]
+    pub consumer: ::core::option::Option<InputConsumer>,
+    /// Milliseconds to wait if there is none, at most 60 seconds.
+    #[prost(uint64, tag = "2")]
+    pub wait_ms: u64,
+    /// Milliseconds that the message is claimed for: 1,000 to 600,000; 0 is 30,000.
+    #[prost(uint64, tag = "3")]
+    pub term_ms: u64,
+}
+/// A message, or none.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TakeResponse {
+    /// The message; absent if there was none in time.
+    #[prost(message, optional, tag = "1")]
+    pub input: ::core::option::Option<Input>,
+}
+/// Asks for a look.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeekRequest {
+    /// Who consumes.
+    #[prost(message, optional, tag = "1")]
+    pub consumer: ::core::option::Option<InputConsumer>,
+}
+/// The first message that is owed, or none.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeekResponse {
+    /// The message.
+    #[prost(message, optional, tag = "1")]
+    pub input: ::core::option::Option<Input>,
+}
+/// Messages that were consumed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AckRequest {
+    /// Who consumes.
+    #[prost(message, optional, tag = "1")]
+    pub consumer: ::core::option::Option<InputConsumer>,
+    /// What was consumed.
+    #[prost(message, repeated, tag = "2")]
+    pub ranges: ::prost::alloc::vec::Vec<IndexRange>,
+}
+/// The messages are consumed, durably.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AckResponse {
+    /// Everything below is acked.
+    #[prost(uint64, tag = "1")]
+    pub floor: u64,
+    /// How many are owed.
+    #[prost(uint64, tag = "2")]
+    pub owed: u64,
+}
+/// A message that is given back.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseRequest {
+    /// Who consumes.
+    #[prost(message, optional, tag = "1")]
+    pub consumer: ::core::option::Option<InputConsumer>,
+    /// Its index.
+    #[prost(uint64, tag = "2")]
+    pub index: u64,
+}
+/// The message will be delivered again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReleaseResponse {
+    /// Whether it was claimed.
+    #[prost(bool, tag = "1")]
+    pub was_claimed: bool,
+}
+/// A message that is still worked on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExtendRequest {
+    /// Who consumes.
+    #[prost(message, optional, tag = "1")]
+    pub consumer: ::core::option::Option<InputConsumer>,
+    /// Its index.
+    #[prost(uint64, tag = "2")]
+    pub index: u64,
+    /// Milliseconds from now: 1,000 to 600,000; 0 is 30,000.
+    #[prost(uint64, tag = "3")]
+    pub term_ms: u64,
+}
+/// The claim goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExtendResponse {
+    /// Whether it was claimed; if not, others may have it.
+    #[prost(bool, tag = "1")]
+    pub was_claimed: bool,
+}
+/// Why nothing will follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum InputsEndReason {
+    /// Not used.
+    Unspecified = 0,
+    /// The run has ended.
+    Closed = 1,
+    /// A newer call of the same consumer goes on.
+    Superseded = 2,
+}
+impl InputsEndReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "INPUTS_END_REASON_UNSPECIFIED",
+            Self::Closed => "INPUTS_END_REASON_CLOSED",
+            Self::Superseded => "INPUTS_END_REASON_SUPERSEDED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "INPUTS_END_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "INPUTS_END_REASON_CLOSED" => Some(Self::Closed),
+            "INPUTS_END_REASON_SUPERSEDED" => Some(Self::Superseded),
+            _ => None,
+        }
+    }
+}
+/// A wait token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WaitToken {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub token_id: ::prost::alloc::string::String,
+    /// Where it stands.
+    #[prost(enumeration = "WaitTokenStatus", tag = "2")]
+    pub status: i32,
+    /// Milliseconds since the Unix epoch of the creation.
+    #[prost(uint64, tag = "3")]
+    pub created_at_ms: u64,
+    /// Milliseconds since the Unix epoch when it times out; absent if never.
+    #[prost(uint64, optional, tag = "4")]
+    pub times_out_at_ms: ::core::option::Option<u64>,
+    /// Milliseconds since the Unix epoch when it was completed, or timed out.
+    #[prost(uint64, optional, tag = "5")]
+    pub completed_at_ms: ::core::option::Option<u64>,
+    /// Its value. Not in lists.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub value: ::prost::bytes::Bytes,
+    /// Media type of the value.
+    #[prost(string, tag = "7")]
+    pub value_type: ::prost::alloc::string::String,
+    /// Labels, in the order given.
+    #[prost(string, repeated, tag = "8")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Key under which repeating the creation gives this token, or empty.
+    #[prost(string, tag = "9")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// Milliseconds since the Unix epoch when the key is forgotten.
+    #[prost(uint64, tag = "10")]
+    pub idempotency_expires_at_ms: u64,
+}
+/// Asks for a token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateWaitTokenRequest {
+    /// Its id, as a run's; the store gives one if it is empty.
+    #[prost(string, tag = "1")]
+    pub token_id: ::prost::alloc::string::String,
+    /// Milliseconds after which it times out; 0 if it does not.
+    #[prost(uint64, tag = "2")]
+    pub timeout_ms: u64,
+    /// Labels: at most 10, each 1 to 128 bytes, none twice.
+    #[prost(string, repeated, tag = "3")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Key under which repeating the creation gives the same token, or empty.
+    #[prost(string, tag = "4")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    /// Milliseconds since the Unix epoch when the key is forgotten; 0 is 30 days.
+    #[prost(uint64, tag = "5")]
+    pub idempotency_expires_at_ms: u64,
+}
+/// The token, and whether it is new.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreateWaitTokenResponse {
+    /// The token.
+    #[prost(message, optional, tag = "1")]
+    pub token: ::core::option::Option<WaitToken>,
+    /// Whether this call created it.
+    #[prost(bool, tag = "2")]
+    pub created: bool,
+}
+/// Completes a token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompleteWaitTokenRequest {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub token_id: ::prost::alloc::string::String,
+    /// Its value, at most 1 MiB.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: ::prost::bytes::Bytes,
+    /// Media type of the value.
+    #[prost(string, tag = "3")]
+    pub value_type: ::prost::alloc::string::String,
+}
+/// The token is completed, durably.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CompleteWaitTokenResponse {
+    /// The token, with the value that was first.
+    #[prost(message, optional, tag = "1")]
+    pub token: ::core::option::Option<WaitToken>,
+    /// Whether it had been completed before.
+    #[prost(bool, tag = "2")]
+    pub deduplicated: bool,
+}
+/// Names a token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetWaitTokenRequest {
+    /// Its id.
+    #[prost(string, tag = "1")]
+    pub token_id: ::prost::alloc::string::String,
+}
+/// Describes a token.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetWaitTokenResponse {
+    /// The token.
+    #[prost(message, optional, tag = "1")]
+    pub token: ::core::option::Option<WaitToken>,
+}
+/// Asks for a page of the tokens that pass every filter given.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListWaitTokensRequest {
+    /// Most rows wanted: 1 to 1,000; 0 is 100.
+    #[prost(uint32, tag = "1")]
+    pub page_size: u32,
+    /// `next_page_token` of the page before, or empty.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+    /// Only tokens that have all of these tags.
+    #[prost(string, repeated, tag = "3")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Only tokens that stand at one of these; none: at any.
+    #[prost(enumeration = "WaitTokenStatus", repeated, tag = "4")]
+    pub statuses: ::prost::alloc::vec::Vec<i32>,
+    /// Only tokens whose id starts with this.
+    #[prost(string, tag = "5")]
+    pub prefix: ::prost::alloc::string::String,
+}
+/// A page of tokens.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListWaitTokensResponse {
+    /// Tokens, newest created first.
+    #[prost(message, repeated, tag = "1")]
+    pub tokens: ::prost::alloc::vec::Vec<WaitToken>,
+    /// Token of the next page; empty on the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// Where a wait token stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WaitTokenStatus {
+    /// Not used.
+    Unspecified = 0,
+    /// Nobody has completed it.
+    Waiting = 1,
+    /// It has a value.
+    Completed = 2,
+    /// Its time has passed.
+    TimedOut = 3,
+    /// It was canceled.
+    Canceled = 4,
+}
+impl WaitTokenStatus {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WAIT_TOKEN_STATUS_UNSPECIFIED",
+            Self::Waiting => "WAIT_TOKEN_STATUS_WAITING",
+            Self::Completed => "WAIT_TOKEN_STATUS_COMPLETED",
+            Self::TimedOut => "WAIT_TOKEN_STATUS_TIMED_OUT",
+            Self::Canceled => "WAIT_TOKEN_STATUS_CANCELED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WAIT_TOKEN_STATUS_UNSPECIFIED" => Some(Self::Unspecified),
+            "WAIT_TOKEN_STATUS_WAITING" => Some(Self::Waiting),
+            "WAIT_TOKEN_STATUS_COMPLETED" => Some(Self::Completed),
+            "WAIT_TOKEN_STATUS_TIMED_OUT" => Some(Self::TimedOut),
+            "WAIT_TOKEN_STATUS_CANCELED" => Some(Self::Canceled),
+            _ => None,
+        }
+    }
+}
+/// What is watched, and from where.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRequest {
+    /// `cursor` of an earlier answer: only what has changed since is given. Empty:
+    /// everything.
+    #[prost(string, tag = "3")]
+    pub cursor: ::prost::alloc::string::String,
+    /// Milliseconds between heartbeats, at least 100; 0 is 15,000.
+    #[prost(uint32, tag = "4")]
+    pub heartbeat_ms: u32,
+    /// Which runs.
+    #[prost(oneof = "watch_request::Scope", tags = "1, 2")]
+    pub scope: ::core::option::Option<watch_request::Scope>,
+}
+/// Nested message and enum types in `WatchRequest`.
+pub mod watch_request {
+    /// Which runs.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Scope {
+        /// One run.
+        #[prost(message, tag = "1")]
+        Run(super::WatchRun),
+        /// Runs that have something in common.
+        #[prost(message, tag = "2")]
+        Runs(super::WatchRuns),
+    }
+}
+/// One run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRun {
+    /// Name of the run.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Identity the run must have, or empty.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub run_uid: ::prost::bytes::Bytes,
+    /// Kinds of records that are given besides rows; none: only rows.
+    #[prost(enumeration = "Kind", repeated, tag = "3")]
+    pub kinds: ::prost::alloc::vec::Vec<i32>,
+}
+/// Runs that pass every filter given; at least one filter.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRuns {
+    /// Runs that have all of these tags.
+    #[prost(string, repeated, tag = "1")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Runs of this batch.
+    #[prost(string, tag = "2")]
+    pub batch_id: ::prost::alloc::string::String,
+    /// Runs of this task.
+    #[prost(string, tag = "3")]
+    pub task: ::prost::alloc::string::String,
+    /// Runs that stand at one of these. One that does no longer is given once more.
+    #[prost(enumeration = "RunStatus", repeated, tag = "4")]
+    pub statuses: ::prost::alloc::vec::Vec<i32>,
+    /// Runs created then or later, in milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "5")]
+    pub created_from_ms: u64,
+    /// Most rows to begin with, newest created first: 1 to 10,000; 0 is 1,000.
+    #[prost(uint32, tag = "6")]
+    pub limit: u32,
+}
+/// An item of a watch.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchResponse {
+    /// Where to resume after this item; empty if it is that of the item before.
+    #[prost(string, tag = "1")]
+    pub cursor: ::prost::alloc::string::String,
+    /// What there is.
+    #[prost(oneof = "watch_response::Item", tags = "2, 3, 4, 5, 6, 7")]
+    pub item: ::core::option::Option<watch_response::Item>,
+}
+/// Nested message and enum types in `WatchResponse`.
+pub mod watch_response {
+    /// What there is.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Item {
+        /// A run as it is now.
+        #[prost(message, tag = "2")]
+        Row(super::Run),
+        /// A run that was deleted.
+        #[prost(message, tag = "3")]
+        Removed(super::RunRemoved),
+        /// Records of the run, in run order.
+        #[prost(message, tag = "4")]
+        Records(super::WatchRecords),
+        /// Everything to begin with has been given.
+        #[prost(message, tag = "5")]
+        CaughtUp(super::WatchCaughtUp),
+        /// Nothing has happened for a while.
+        #[prost(message, tag = "6")]
+        Heartbeat(super::WatchHeartbeat),
+        /// Nothing will ever follow.
+        #[prost(message, tag = "7")]
+        End(super::WatchEnd),
+    }
+}
+/// A run that was deleted.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunRemoved {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub run_id: ::prost::alloc::string::String,
+    /// Its identity.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub run_uid: ::prost::bytes::Bytes,
+}
+/// Records of a run.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchRecords {
+    /// The records.
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<Record>,
+}
+/// Everything to begin with has been given.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchCaughtUp {}
+/// Nothing has happened for a while.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchHeartbeat {
+    /// The server's time, milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "1")]
+    pub time_ms: u64,
+}
+/// Nothing will ever follow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchEnd {
+    /// How the run ended.
+    #[prost(enumeration = "Outcome", tag = "1")]
+    pub outcome: i32,
 }

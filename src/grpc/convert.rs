@@ -10,12 +10,12 @@ use bytes::Bytes;
 use super::{encoded, page_token};
 use crate::{
     core::{
-        Append, Appended, Close, CloseStream, Create, Delete, NewRecord, Producer, Refusal,
-        Retention, Trim,
+        Append, Appended, Cancel, Close, CloseStream, Create, Delete, NewRecord, Producer, Refusal,
+        Retention, Trim, Wait,
     },
     engine::{
-        Bounds, CacheUse, End, Gap, IfAbsent, ListRuns, Page, Query, RunInfo, RunKey, RunPage,
-        RunTail, Start, Stats, StreamInfo, StreamList, TailItem,
+        Bounds, CacheUse, End, Gap, IfAbsent, ListPosition, ListRuns, Page, Query, RunInfo, RunKey,
+        RunPage, RunTail, Start, Stats, StreamInfo, StreamList, TailItem,
     },
     proto::{
         self, CancelRequested, EndReason, Outcome, RunLease, RunSpec, RunStatus, RunUpdated, start,
@@ -55,23 +55,32 @@ pub(super) fn create(request: proto::CreateRunRequest) -> Result<Create, Refusal
 }
 
 pub(super) fn list_runs(request: proto::ListRunsRequest) -> Result<ListRuns, Refusal> {
-    let after = page_token::decode(&request.page_token)
-        .map_err(|error| Refusal::invalid("page_token", error.to_string()))?;
-    let page_size = match request.page_size {
-        0 => PAGE_SIZE,
-        rows => rows as usize,
-    };
     Ok(ListRuns {
         prefix: request.prefix,
         tags: names(request.tags),
         batch: request.batch_id.into(),
         task: request.task.into(),
-        statuses: request.statuses.into_iter().map(run_status).collect::<Result<_, _>>()?,
+        statuses: statuses(request.statuses)?,
         created: request.created_from_ms..request.created_to_ms.unwrap_or(u64::MAX),
-        after,
-        page_size,
+        after: page_position(&request.page_token)?,
+        page_size: page_size(request.page_size),
         ..ListRuns::default()
     })
+}
+
+/// Where a page begins.
+pub(super) fn page_position(token: &str) -> Result<Option<ListPosition>, Refusal> {
+    page_token::decode(token).map_err(|error| Refusal::invalid("page_token", error.to_string()))
+}
+
+/// Rows of a page.
+pub(super) fn page_size(rows: u32) -> usize {
+    if rows == 0 { PAGE_SIZE } else { rows as usize }
+}
+
+/// Statuses that are wanted.
+pub(super) fn statuses(statuses: Vec<i32>) -> Result<Vec<RunStatus>, Refusal> {
+    statuses.into_iter().map(run_status).collect()
 }
 
 fn run_status(status: i32) -> Result<RunStatus, Refusal> {
@@ -88,12 +97,16 @@ pub(super) fn delete_run(request: proto::DeleteRunRequest) -> Result<(RunKey, De
     Ok((RunKey::new(request.run_id), delete))
 }
 
+/// How a run ends.
+pub(super) fn outcome(outcome: i32) -> Result<Outcome, Refusal> {
+    let unknown = |_| Refusal::invalid("outcome", format!("{outcome} is unknown"));
+    Outcome::try_from(outcome).map_err(unknown)
+}
+
 pub(super) fn close_run(request: proto::CloseRunRequest) -> Result<(RunKey, Close), Refusal> {
-    let outcome = Outcome::try_from(request.outcome)
-        .map_err(|_| Refusal::invalid("outcome", format!("{} is unknown", request.outcome)))?;
     let close = Close {
         run_uid: run_uid(&request.run_uid)?,
-        outcome,
+        outcome: outcome(request.outcome)?,
         output: request.output,
         output_type: request.output_type,
         error: request.error,
@@ -161,16 +174,21 @@ pub(super) fn read(request: proto::ReadRequest) -> Result<Query, Refusal> {
     with_start(query, request.start)
 }
 
-/// What to follow, and how often to say that nothing happened.
-pub(super) fn tail(request: proto::TailRequest) -> Result<(Query, Duration), Refusal> {
-    let heartbeat = match request.heartbeat_ms {
-        0 => HEARTBEAT,
-        HEARTBEAT_MS_MIN.. => Duration::from_millis(request.heartbeat_ms.into()),
+/// How often to say that nothing happened.
+pub(super) fn heartbeat_of(heartbeat_ms: u32) -> Result<Duration, Refusal> {
+    match heartbeat_ms {
+        0 => Ok(HEARTBEAT),
+        HEARTBEAT_MS_MIN.. => Ok(Duration::from_millis(heartbeat_ms.into())),
         _ => {
             let problem = format!("is below {HEARTBEAT_MS_MIN}");
-            return Err(Refusal::invalid("heartbeat_ms", problem));
+            Err(Refusal::invalid("heartbeat_ms", problem))
         }
-    };
+    }
+}
+
+/// What to follow, and how often to say that nothing happened.
+pub(super) fn tail(request: proto::TailRequest) -> Result<(Query, Duration), Refusal> {
+    let heartbeat = heartbeat_of(request.heartbeat_ms)?;
     let query = Query {
         run_uid: run_uid(&request.run_uid)?,
         streams: names(request.streams),
@@ -181,7 +199,7 @@ pub(super) fn tail(request: proto::TailRequest) -> Result<(Query, Duration), Ref
     Ok((with_start(query, request.start)?, heartbeat))
 }
 
-fn names(names: Vec<String>) -> Vec<Arc<str>> {
+pub(super) fn names(names: Vec<String>) -> Vec<Arc<str>> {
     names.into_iter().map(Arc::from).collect()
 }
 
@@ -248,16 +266,29 @@ pub(super) fn run(run: RunInfo) -> proto::Run {
             term_ms: run.life.lease.as_ref().map_or(0, |lease| lease.term_ms),
         }),
         cancel_requested_at_ms: run.life.cancel.as_ref().map_or(0, |asked| asked.requested_ms),
-        cancel_requested: run
-            .life
-            .cancel
-            .map(|asked| CancelRequested { reason: asked.reason, close_at_ms: asked.close_at_ms }),
+        cancel_requested: run.life.cancel.map(cancel_requested),
         usage: (run.usage != RunUpdated::default()).then_some(run.usage),
         suspended: run.life.suspended,
+        waits: run.waits.into_iter().map(wait).collect(),
+        stream_names: run.stream_names.iter().map(|name| name.as_ref().into()).collect(),
     }
 }
 
-fn run_uid_bytes(run_uid: RunUid) -> Bytes {
+fn wait(wait: Wait) -> proto::Wait {
+    proto::Wait {
+        created: Some(wait.created),
+        created_at_ms: wait.created_ms,
+        settled: wait.settled,
+        settled_at_ms: wait.settled_ms,
+    }
+}
+
+/// What was asked of a run that is to stop.
+pub(super) fn cancel_requested(asked: Cancel) -> CancelRequested {
+    CancelRequested { reason: asked.reason, close_at_ms: asked.close_at_ms }
+}
+
+pub(super) fn run_uid_bytes(run_uid: RunUid) -> Bytes {
     Bytes::copy_from_slice(&run_uid.0)
 }
 

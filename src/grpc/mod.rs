@@ -19,13 +19,23 @@ mod convert;
 #[cfg(feature = "grpc")]
 mod edge;
 #[cfg(feature = "grpc")]
+mod inputs;
+#[cfg(feature = "grpc")]
 pub mod server;
 #[cfg(feature = "grpc")]
 mod service;
 #[cfg(feature = "grpc")]
 mod session;
 #[cfg(feature = "grpc")]
+mod steps;
+#[cfg(feature = "grpc")]
 mod tail;
+#[cfg(feature = "grpc")]
+mod tokens;
+#[cfg(feature = "grpc")]
+mod watch;
+#[cfg(feature = "grpc")]
+mod work;
 
 /// The services, as generated from `proto/`.
 #[cfg(feature = "grpc")]

@@ -19,10 +19,16 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use super::{
     edge::Edge,
     generated::{
-        admin_service_server::AdminServiceServer, run_service_server::RunServiceServer,
-        stream_service_server::StreamServiceServer,
+        admin_service_server::AdminServiceServer, batch_service_server::BatchServiceServer,
+        input_service_server::InputServiceServer, run_service_server::RunServiceServer,
+        stream_service_server::StreamServiceServer, wait_service_server::WaitServiceServer,
+        watch_service_server::WatchServiceServer, work_service_server::WorkServiceServer,
     },
+    inputs::Inputs,
     service::{Admin, Runs, Streams},
+    tokens::{Batches, Waits},
+    watch::Watches,
+    work::Work,
 };
 use crate::engine::Store;
 
@@ -45,10 +51,15 @@ const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// others on their connection go on.
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// The services whose health is told; the empty name is the process.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 9] = [
     "",
     RunServiceServer::<Runs>::NAME,
     StreamServiceServer::<Streams>::NAME,
+    WorkServiceServer::<Work>::NAME,
+    InputServiceServer::<Inputs>::NAME,
+    WatchServiceServer::<Watches>::NAME,
+    WaitServiceServer::<Waits>::NAME,
+    BatchServiceServer::<Batches>::NAME,
     AdminServiceServer::<Admin>::NAME,
 ];
 /// When to ask a silent connection whether it lives, and how long to wait for the answer.
@@ -104,9 +115,19 @@ fn routes(store: &Store, drain: &CancellationToken) -> Routes {
     };
     let runs = RunServiceServer::new(Runs { store: store.clone() });
     let streams = StreamServiceServer::new(Streams { store: store.clone(), drain: drain.clone() });
+    let work = WorkServiceServer::new(Work { store: store.clone(), drain: drain.clone() });
+    let inputs = InputServiceServer::new(Inputs { store: store.clone(), drain: drain.clone() });
+    let watches = WatchServiceServer::new(Watches { store: store.clone(), drain: drain.clone() });
+    let waits = WaitServiceServer::new(Waits { store: store.clone() });
+    let batches = BatchServiceServer::new(Batches { store: store.clone() });
     let admin = AdminServiceServer::new(Admin { store: store.clone() });
     Routes::new(Edge(runs.max_decoding_message_size(REQUEST_BYTES_MAX)))
         .add_service(Edge(streams.max_decoding_message_size(REQUEST_BYTES_MAX)))
+        .add_service(Edge(work.max_decoding_message_size(REQUEST_BYTES_MAX)))
+        .add_service(Edge(inputs.max_decoding_message_size(REQUEST_BYTES_MAX)))
+        .add_service(Edge(watches))
+        .add_service(Edge(waits.max_decoding_message_size(REQUEST_BYTES_MAX)))
+        .add_service(Edge(batches.max_decoding_message_size(REQUEST_BYTES_MAX)))
         .add_service(Edge(admin))
         .add_service(reflection().build_v1().expect("the descriptors are our own"))
         .add_service(reflection().build_v1alpha().expect("the descriptors are our own"))

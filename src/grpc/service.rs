@@ -17,13 +17,15 @@ use super::{
     },
     session::Session,
     status::to_status,
-    tail::TailMessages,
+    tail,
+    work::operations,
 };
 use crate::{
-    core::Refusal,
-    engine::{RunKey, Store},
+    core::{CancelRun, Commit, Refusal, Reschedule},
+    engine::{At, RunKey, Store},
     error::Error,
     proto::*,
+    record::{CANCEL_GRACE_DEFAULT_MS, Seq},
 };
 
 /// Creates, describes, closes and deletes runs.
@@ -46,15 +48,15 @@ pub(super) struct Admin {
     pub(super) store: Store,
 }
 
-fn failed(error: Error) -> Status {
+pub(super) fn failed(error: Error) -> Status {
     to_status(&error)
 }
 
-fn refused(refusal: Refusal) -> Status {
+pub(super) fn refused(refusal: Refusal) -> Status {
     to_status(&refusal.into())
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl RunService for Runs {
@@ -66,8 +68,18 @@ impl RunService for Runs {
     }
 
     async fn get_run(&self, request: Request<GetRunRequest>) -> Answer<GetRunResponse> {
-        let run = RunKey::new(request.into_inner().run_id);
-        let run = self.store.get_run(&run).await.map_err(failed)?;
+        let GetRunRequest { run_id, at } = request.into_inner();
+        let run = RunKey::new(run_id);
+        let run = match at {
+            None => self.store.get_run(&run).await,
+            Some(get_run_request::At::AtSeq(seq)) => {
+                self.store.get_run_at(&run, At::Seq(Seq(seq))).await
+            }
+            Some(get_run_request::At::AtTimeMs(time_ms)) => {
+                self.store.get_run_at(&run, At::Time(time_ms)).await
+            }
+        };
+        let run = run.map_err(failed)?;
         Ok(Response::new(GetRunResponse { run: Some(convert::run(run)) }))
     }
 
@@ -93,6 +105,57 @@ impl RunService for Runs {
         Ok(Response::new(DeleteRunResponse {
             deleted_at_ms: deleted.deleted_ms,
             deduplicated: deleted.deduplicated,
+        }))
+    }
+
+    async fn update_run(&self, request: Request<UpdateRunRequest>) -> Answer<UpdateRunResponse> {
+        let request = request.into_inner();
+        let operations = |given: &[MetadataOperation]| operations(given).map_err(refused);
+        let commit = Commit {
+            run_uid: convert::run_uid(&request.run_uid).map_err(refused)?,
+            request_id: request.request_id.into(),
+            metadata: operations(&request.metadata)?,
+            parent_metadata: operations(&request.parent_metadata)?,
+            root_metadata: operations(&request.root_metadata)?,
+            tags: convert::names(request.tags),
+            update: request.update,
+            ..Commit::default()
+        };
+        let key = RunKey::new(request.run_id);
+        let turn = self.store.commit(&key, commit).await.map_err(failed)?;
+        let run = self.store.get_run(&key).await.map_err(failed)?;
+        let deduplicated = turn.committed.deduplicated;
+        Ok(Response::new(UpdateRunResponse { run: Some(convert::run(run)), deduplicated }))
+    }
+
+    async fn reschedule_run(
+        &self,
+        request: Request<RescheduleRunRequest>,
+    ) -> Answer<RescheduleRunResponse> {
+        let request = request.into_inner();
+        let reschedule = Reschedule {
+            run_uid: convert::run_uid(&request.run_uid).map_err(refused)?,
+            delay_until_ms: request.delay_until_ms,
+        };
+        let key = RunKey::new(request.run_id);
+        let run = self.store.reschedule_run(&key, reschedule).await.map_err(failed)?;
+        Ok(Response::new(RescheduleRunResponse { run: Some(convert::run(run)) }))
+    }
+
+    async fn cancel_run(&self, request: Request<CancelRunRequest>) -> Answer<CancelRunResponse> {
+        let request = request.into_inner();
+        let grace_ms = match request.grace_ms {
+            0 => CANCEL_GRACE_DEFAULT_MS,
+            grace_ms => grace_ms,
+        };
+        let run_uid = convert::run_uid(&request.run_uid).map_err(refused)?;
+        let cancel = CancelRun { run_uid, reason: request.reason, grace_ms };
+        let key = RunKey::new(request.run_id);
+        let canceled = self.store.cancel_run(&key, cancel).await.map_err(failed)?;
+        Ok(Response::new(CancelRunResponse {
+            run: Some(convert::run(canceled.run)),
+            closed: canceled.closed,
+            deduplicated: canceled.deduplicated,
         }))
     }
 }
@@ -145,7 +208,8 @@ impl StreamService for Streams {
     async fn tail(&self, request: Request<TailRequest>) -> Answer<Self::TailStream> {
         let (query, heartbeat) = convert::tail(request.into_inner()).map_err(refused)?;
         let tail = self.store.tail(query).await.map_err(failed)?;
-        let messages = TailMessages::new(self.store.clone(), tail, heartbeat, self.drain.clone());
+        let drain = self.drain.clone();
+        let messages = tail::messages(self.store.clone(), tail, heartbeat, drain);
         let mut answer = Response::new(empty());
         answer.extensions_mut().insert(Handoff::new(Body::new(TailBody::new(messages))));
         Ok(answer)

@@ -5,52 +5,46 @@
 //! and the store reads from disk for it later. Every message carries the cursor to resume from,
 //! also the status that ends a tail when the server drains; only an `end` item is an end.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
-use tonic::{Status, codegen::tokio_stream::Stream};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
-use super::{convert, encoded::TailResponse, status::to_status_with};
+use super::{
+    convert,
+    encoded::TailResponse,
+    status::to_status_with,
+    steps::{After, Step, Steps},
+};
 use crate::{
     engine::{self, Store, TailItem},
     error::Error,
     format::cursor::Cursor,
 };
 
-/// What the next item is made of.
-struct Follower {
+/// What the next message is made of.
+pub(super) struct Follower {
     store: Store,
     tail: engine::Tail,
     beat: Interval,
     drain: CancellationToken,
 }
 
-/// Whether another item can follow.
-#[derive(PartialEq)]
-enum After {
-    More,
-    Nothing,
-}
+impl Step for Follower {
+    type Answer = TailResponse;
 
-type Item = Result<TailResponse, Status>;
-
-impl Follower {
-    /// The next item, and the follower back.
-    async fn step(mut self) -> (Self, Item, After) {
-        let (item, after) = match self.next().await {
+    async fn next(&mut self) -> (Result<TailResponse, Status>, After) {
+        match self.item().await {
             Ok(answer) if answer.end.is_some() => (Ok(answer), After::Nothing),
             Ok(answer) => (Ok(answer), After::More),
             Err(error) => (Err(self.status(&error)), After::Nothing),
-        };
-        (self, item, after)
+        }
     }
+}
 
-    async fn next(&mut self) -> Result<TailResponse, Error> {
+impl Follower {
+    async fn item(&mut self) -> Result<TailResponse, Error> {
         if self.drain.is_cancelled() {
             return Err(Error::ShuttingDown);
         }
@@ -92,42 +86,16 @@ fn at(cursor: Cursor, answer: TailResponse) -> TailResponse {
     TailResponse { cursor: cursor.to_string(), next_seq: cursor.seq.0, ..answer }
 }
 
-/// The messages of a tail.
-pub(super) struct TailMessages {
-    /// Never polled again once it has given its last item.
-    next: ReusableBoxFuture<'static, (Follower, Item, After)>,
-    over: bool,
-}
-
-impl TailMessages {
-    /// Follows `tail`, says every `heartbeat` that nothing happened, and ends when `drain` is
-    /// cancelled.
-    pub(super) fn new(
-        store: Store,
-        tail: engine::Tail,
-        heartbeat: Duration,
-        drain: CancellationToken,
-    ) -> Self {
-        let mut beat = interval(heartbeat);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        beat.reset();
-        let follower = Follower { store, tail, beat, drain };
-        Self { next: ReusableBoxFuture::new(follower.step()), over: false }
-    }
-}
-
-impl Stream for TailMessages {
-    type Item = Item;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        if self.over {
-            return Poll::Ready(None);
-        }
-        let (follower, item, after) = ready!(self.next.poll(cx));
-        self.over = after == After::Nothing;
-        if !self.over {
-            self.next.set(follower.step());
-        }
-        Poll::Ready(Some(item))
-    }
+/// The messages of a tail: follows `tail`, says every `heartbeat` that nothing happened, and ends
+/// when `drain` is cancelled.
+pub(super) fn messages(
+    store: Store,
+    tail: engine::Tail,
+    heartbeat: Duration,
+    drain: CancellationToken,
+) -> Steps<Follower> {
+    let mut beat = interval(heartbeat);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    beat.reset();
+    Steps::new(Follower { store, tail, beat, drain })
 }

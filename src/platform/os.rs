@@ -18,7 +18,9 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
+    task::{Context, Poll, Wake},
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -47,6 +49,28 @@ pub fn spawn(
     body: impl FnOnce() + Send + 'static,
 ) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).spawn(body)
+}
+
+/// Runs a future on this thread, which sleeps while the future waits. For threads of the store that
+/// use what callers use; tasks of a runtime must not be blocked so.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(thread::Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Arc::new(Unpark(thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(done) => return done,
+            Poll::Pending => thread::park(),
+        }
+    }
 }
 
 /// Removes a directory and everything below it; it need not be there.

@@ -51,6 +51,7 @@ const HEAD: SegmentHead = SegmentHead {
     flushed: JournalPoint { block_no: 0x1_0000_0001, frame: 2 },
     is_first: true,
     is_deleted: false,
+    is_pending: false,
     expires_ms: CREATED_MS + 1_000,
     raw_bytes: 777,
 };

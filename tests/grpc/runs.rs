@@ -225,7 +225,7 @@ fn the_status_of_a_deleted_run_is_not_found() {
         write(&server.store, &key, "out", &["a"]).await;
         server.store.delete_run(&key, Delete::default()).await.expect("deleted");
         let channel = raw::connect(&server.url()).await;
-        let request = braidlog::proto::GetRunRequest { run_id: "run".into() };
+        let request = braidlog::proto::GetRunRequest { run_id: "run".into(), at: None };
         let status = raw::unary::<_, ()>(&channel, "RunService/GetRun", request).await;
         let (code, why, _) = reason(&status.expect_err("deleted"));
         assert_eq!((code, why.as_str()), (Code::NotFound, "RUN_DELETED"));
