@@ -89,16 +89,21 @@ pub mod segment;
 #[doc(inline)]
 pub use crate::{
     core::{
-        Append, Appended, AtLimit, Close, CloseStream, Create, Delete, Deleted, NewRecord,
-        Producer, Refusal, Retention, StreamEnd, Trim,
+        Ack, Action, Append, Appended, AtLimit, CancelRun, Claimed, Close, CloseStream, Commit,
+        Committed, Create, Delete, Deleted, NewRecord, Operation, Producer, Refusal, Release,
+        ReleaseTo, Reschedule, Retention, Send, Sent, StreamAppend, StreamEnd, Then, Trim, Wait,
     },
     engine::{
-        Bounds, ClosedRun, CreatedRun, End, Gap, IfAbsent, ListPosition, ListRuns, Options, Page,
-        Query, Records, RunEnd, RunInfo, RunKey, RunPage, RunTail, Start, Stats, Store, StreamInfo,
-        StreamList, Tail, TailItem, Ticket,
+        Acked, AcquireLease, AddedItems, At, Batch, BatchItem, Bounds, CanceledRun, ClaimRun,
+        ClaimedRun, ClosedRun, CommittedTurn, CompletedToken, CreateBatch, CreateToken,
+        CreatedBatch, CreatedRun, CreatedToken, End, Gap, IfAbsent, Input, InputConsumer,
+        InputsEnd, ListPosition, ListRuns, Options, OwedInputs, Page, Query, Received, Receiver,
+        Records, Renewed, RunEnd, RunInfo, RunKey, RunPage, RunTail, Start, Stats, Store,
+        StreamInfo, StreamList, Tail, TailItem, Ticket, TokenPage, WaitToken, Watch, WatchItem,
+        WatchQuery, WatchRuns, WatchScope,
     },
     error::{Corruption, Error, OpenError},
     format::{compress::Codec, cursor::Cursor},
-    proto::{Header, Outcome, Record, RunError, RunStatus},
+    proto::{Header, Kind, Outcome, Record, RunError, RunSpec, RunStatus, RunUpdated},
     record::{Index, RunUid, Seq, StreamNo},
 };

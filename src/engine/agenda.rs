@@ -17,7 +17,7 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::request::RunKey;
 use crate::{core::RunState, proto::RunStatus, record::RunNo};
@@ -35,6 +35,8 @@ type Place = (Reverse<i32>, u64, RunNo);
 pub(super) struct Agenda {
     state: Mutex<State>,
     wake: Condvar,
+    /// Whether what is pending of all runs is known, also of those that only packs have.
+    is_complete: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -171,6 +173,17 @@ impl Agenda {
         }
     }
 
+    /// Notes that what is pending of all runs is known.
+    pub(super) fn complete(&self) {
+        self.is_complete.send_replace(true);
+    }
+
+    /// Waits until what is pending of all runs is known, which takes a moment after a start.
+    pub(super) async fn completed(&self) {
+        // The sender is here: there is no error.
+        let _ = self.is_complete.subscribe().wait_for(|is_complete| *is_complete).await;
+    }
+
     /// What is called when a run of these tasks is queued.
     pub(super) fn calls(&self, namespace: &Arc<str>, tasks: &[Arc<str>]) -> Vec<Arc<Notify>> {
         let mut state = self.state.lock();
@@ -248,6 +261,7 @@ impl Agenda {
         state.calls.values().for_each(|call| call.notify_waiters());
         drop(state);
         self.wake.notify_all();
+        self.complete();
     }
 }
 

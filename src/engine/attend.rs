@@ -82,6 +82,7 @@ pub(super) async fn look_around(shared: &Arc<Shared>) {
             }
         }
     }
+    shared.agenda.complete();
 }
 
 /// Does all that is due now.

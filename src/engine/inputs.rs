@@ -180,7 +180,7 @@ impl Store {
         let records = self.records(consumer, first, first + 1).await?;
         let opened_ms = self.shared.opened_ms;
         Ok(records.into_iter().next().map(|record| {
-            let redelivery = record.time_ms <= opened_ms;
+            let redelivery = record.time_ms < opened_ms;
             Input { record, redelivery }
         }))
     }
@@ -315,7 +315,7 @@ impl Store {
         let opened_ms = shared.opened_ms;
         let inputs = records.into_iter().map(|record| {
             let was_delivered = Index(record.index) < delivered;
-            let redelivery = was_delivered || record.time_ms <= opened_ms;
+            let redelivery = was_delivered || record.time_ms < opened_ms;
             Input { record, redelivery }
         });
         let inputs: Vec<Input> = inputs.collect();

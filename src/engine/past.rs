@@ -144,8 +144,10 @@ impl Past {
     /// Folds a frame, unless it is after the moment.
     fn fold(&mut self, frame: &Frame, tail: Seq) -> Result<Fold, Error> {
         let is_after = match self.at {
+            // A stub stands for many frames.
+            At::Seq(seq) if frame.is_stub() => seq <= frame.header.first_seq,
             At::Seq(seq) => seq < frame.next_seq(),
-            At::Time(time_ms) => time_ms < frame.header.time_ms,
+            At::Time(time_ms) => !frame.is_stub() && time_ms < frame.header.time_ms,
         };
         if is_after {
             return Ok(Fold::Reached);

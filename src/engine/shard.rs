@@ -390,15 +390,13 @@ impl Run {
     /// A run with nothing in flight.
     pub(super) fn new(state: RunState, published: Published) -> Self {
         let name_hash = name_hash(&state.namespace, &state.run_id);
-        // Whoever brings a run into memory has noted what is pending of it, or will.
-        let noted = Pending::of(&state);
         let mut run = Self {
             name_hash,
             state,
             published,
             in_flight: 0,
             is_away: false,
-            noted,
+            noted: None,
             heard: Duration::ZERO,
             unflushed_bytes: 0,
             is_used: true,
@@ -411,7 +409,9 @@ impl Run {
     /// A run all of whose frames are in segments; the newest is of this journal block.
     pub(super) fn at_rest(state: RunState, changed_block: u64) -> Self {
         let published = Published::at_rest(&state, changed_block);
-        Self { is_away: true, ..Self::new(state, published) }
+        // That was noted before the run was at rest, or is when the store is opened.
+        let noted = Pending::of(&state);
+        Self { is_away: true, noted, ..Self::new(state, published) }
     }
 
     /// Whether segments have all that is known of it, and nobody waits for more.

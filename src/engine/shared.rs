@@ -71,10 +71,9 @@ pub(super) struct Shared {
     shards: Box<[Mutex<Shard>]>,
     /// Every journal block below this number is durable and visible.
     durable_block_no: AtomicU64,
-    /// When the store was opened: what is older may have been seen by consumers that are forgotten.
+    /// When the store was opened, later than all that was written before; no time is given out
+    /// below it. What is older may have been seen by consumers that are forgotten.
     pub(super) opened_ms: u64,
-    /// No time is given out below this: that of the newest block found at open.
-    clock_floor_ms: u64,
     pub(super) store_uuid: [u8; 16],
 }
 
@@ -116,7 +115,8 @@ impl Shared {
         let ring_bytes = options.ring_bytes / SHARDS;
         let resident_bytes = options.resident_bytes / SHARDS;
         let run_counter = manifest.live().run_counter;
-        let opened_ms = platform.clock.wall_ms().max(start.clock_floor_ms);
+        // After everything that was written before.
+        let opened_ms = platform.clock.wall_ms().max(start.clock_floor_ms + 1);
         Self {
             platform,
             opened_ms,
@@ -140,7 +140,6 @@ impl Shared {
                 .map(|_| Mutex::new(Shard::new(ring_bytes, resident_bytes, run_counter)))
                 .collect(),
             durable_block_no: AtomicU64::new(start.durable_block_no),
-            clock_floor_ms: start.clock_floor_ms,
             store_uuid: start.store_uuid,
             options,
         }
@@ -155,9 +154,9 @@ impl Shared {
         self.shards.iter()
     }
 
-    /// Milliseconds since the Unix epoch, never below the newest block found at open.
+    /// Milliseconds since the Unix epoch, never below the opening of the store.
     pub(super) fn now_ms(&self) -> u64 {
-        self.platform.clock.wall_ms().max(self.clock_floor_ms)
+        self.platform.clock.wall_ms().max(self.opened_ms)
     }
 
     /// Told when everything queued so far is durable, or that it never will be.

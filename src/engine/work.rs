@@ -24,7 +24,7 @@ use crate::{
 
 impl Store {
     /// Hands a queued run of one of the tasks to a worker, if there is one: by priority, then by
-    /// age.
+    /// age. For a moment after a start, those that only packs have are not known.
     ///
     /// # Errors
     /// [`Refusal::Invalid`] if no task is named, or the worker's name or the term cannot be used.
@@ -61,6 +61,16 @@ impl Store {
         patience: impl Future<Output = ()>,
     ) -> Result<Option<ClaimedRun>, Error> {
         let mut patience = pin!(patience);
+        let mut completed = pin!(self.shared.agenda.completed());
+        let is_complete = poll_fn(|context| {
+            if completed.as_mut().poll(context).is_ready() {
+                return Poll::Ready(true);
+            }
+            patience.as_mut().poll(context).map(|()| false)
+        });
+        if !is_complete.await {
+            return Ok(None);
+        }
         let calls = self.shared.agenda.calls(&claim.namespace, &claim.tasks);
         loop {
             // Listened for before looking: what is queued meanwhile is not missed.

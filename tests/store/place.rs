@@ -11,7 +11,7 @@ use std::{
 
 use braidlog::{
     Append, Close, Create, Delete, End, Error, IfAbsent, ListRuns, NewRecord, Options, Outcome,
-    Query, Record, Retention, RunInfo, RunKey, Start, Store, Tail, TailItem,
+    Query, Record, Refusal, Retention, RunInfo, RunKey, Start, Store, Tail, TailItem,
 };
 use tempfile::TempDir;
 
@@ -219,6 +219,15 @@ pub(crate) async fn list(store: &Store, list: ListRuns) -> Vec<RunInfo> {
             Some(next) => list.after = Some(next),
             None => return runs,
         }
+    }
+}
+
+/// The refusal that an error is.
+#[track_caller]
+pub(crate) fn refusal(error: Error) -> Refusal {
+    match error {
+        Error::Refused(refusal) => refusal,
+        other => panic!("{other}"),
     }
 }
 
