@@ -61,6 +61,8 @@ pub const ACKED_RANGES_MAX: usize = 1_024;
 pub const KEY_MS: u64 = 30 * 24 * 60 * 60 * 1_000;
 /// Items that are added to a batch at once.
 pub const BATCH_ITEMS_MAX: usize = 1_000;
+/// Bytes of waits' values that a run's state has, beyond the newest.
+pub const WAIT_VALUE_BYTES_MAX: usize = 2 << 20;
 /// Rows that a watch of many runs may begin with.
 pub const WATCH_ROWS_MAX: usize = 10_000;
 /// Inputs that one receiver may have without an ack, if nobody says.
@@ -114,9 +116,10 @@ const _: () = assert!(
     APPEND_BYTES_MAX + APPEND_RECORDS_MAX * RECORD_OVERHEAD_MAX + (64 << 10) <= FRAME_BYTES_MAX,
     "every append fits one frame"
 );
-/// Bytes of a run's names and labels, at most: namespace, run id, task, tags, batch.
+/// Bytes of a run's names and labels in a list, at most: namespace, run id, task, tags, batch,
+/// worker, versions.
 const LABEL_BYTES_MAX: usize =
-    3 * RUN_ID_BYTES_MAX + TAGS_PER_RUN_MAX * TAG_BYTES_MAX + BATCH_BYTES_MAX;
+    3 * RUN_ID_BYTES_MAX + TAGS_PER_RUN_MAX * TAG_BYTES_MAX + BATCH_BYTES_MAX + 3 * ID_BYTES_MAX;
 const _: () = assert!(
     LIST_ROWS_MAX * (LABEL_BYTES_MAX + 512) <= FRAME_BYTES_MAX,
     "every page of a listing fits one answer: 4 MiB, which is what clients take by default"

@@ -74,7 +74,7 @@ fn main() -> Result<()> {
 async fn measure(args: &Args, data_dir: &PathBuf) -> Result<()> {
     let store = Store::open(Options::new(data_dir))?;
     let started = Instant::now();
-    in_parallel(&store, args.runs, |store, n, args| create(store, n, args), args).await?;
+    in_parallel(&store, args.runs, create, args).await?;
     row("runs created", args.runs, started.elapsed());
 
     let started = Instant::now();

@@ -22,14 +22,13 @@ use tonic::{Status, Streaming};
 
 use super::{
     Client, convert,
-    retry::{Backoff, Repeat},
+    retry::{Backoff, Repeat, random_id},
 };
 use crate::{
     core::{Append, Appended, NewRecord, Producer, Refusal},
     engine::{IfAbsent, RunKey},
     error::Error,
     grpc::status::{Call, from_status},
-    platform::{Entropy, os::OsEntropy},
     proto::{
         AppendRecord, AppendSessionRequest, AppendSessionResponse, SessionBatch, SessionOpen,
         append_session_request::Message,
@@ -210,13 +209,6 @@ impl Appender {
         let stopped = |_| Err(Error::OutcomeUnknown { cause: "the appender was stopped".into() });
         driver.await.unwrap_or_else(stopped)
     }
-}
-
-/// A name that nobody else has: 128 random bits.
-fn random_id() -> Arc<str> {
-    let mut bits = [0; 16];
-    OsEntropy.fill(&mut bits);
-    format!("{:032x}", u128::from_le_bytes(bits)).into()
 }
 
 /// Keeps batches until they are acknowledged, and a session to send them over.

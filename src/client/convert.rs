@@ -9,13 +9,13 @@ use bytes::Bytes;
 
 use crate::{
     core::{
-        Append, Appended, Cancel, Close, CloseStream, Create, Lease, Life, NewRecord, Refusal,
-        Retention, Trim, Wait,
+        Append, Appended, Cancel, Close, CloseStream, Create, Lease, Life, NewRecord, Producer,
+        Refusal, Retention, Trim, Wait,
     },
     engine::{
         Bounds, CacheUse, ClosedRun, CreatedRun, DEFAULT_NAMESPACE, DiskUse, End, FlushLag, Gap,
-        IfAbsent, JournalSlots, ListRuns, Page, Query, RunEnd, RunInfo, RunKey, RunPage, RunTail,
-        Start, Stats, StreamInfo, StreamList,
+        IfAbsent, JournalSlots, ListPosition, ListRuns, Page, Query, RunEnd, RunInfo, RunKey,
+        RunPage, RunTail, Start, Stats, StreamInfo, StreamList,
     },
     error::Error,
     format::cursor::Cursor,
@@ -35,7 +35,7 @@ pub(super) fn run_id(run: &RunKey) -> Result<String, Error> {
     Ok(run.run_id.as_ref().into())
 }
 
-fn check_namespace(namespace: &str) -> Result<(), Refusal> {
+pub(super) fn check_namespace(namespace: &str) -> Result<(), Refusal> {
     match namespace {
         DEFAULT_NAMESPACE => Ok(()),
         _ => Err(Refusal::invalid("namespace", "comes from the credential: leave the default")),
@@ -58,19 +58,24 @@ pub(super) fn create(create: Create) -> Result<proto::CreateRunRequest, Error> {
     })
 }
 
+/// Rows of a page. Zero has another meaning in the protocol.
+pub(super) fn page_size(rows: usize) -> Result<u32, Refusal> {
+    match rows {
+        0 => Err(Refusal::invalid("page_size", "is zero")),
+        rows => Ok(u32::try_from(rows).unwrap_or(u32::MAX)),
+    }
+}
+
 pub(super) fn list_runs(list: &ListRuns) -> Result<proto::ListRunsRequest, Error> {
     check_namespace(&list.namespace)?;
-    // Zero has another meaning in the protocol.
-    if list.page_size == 0 {
-        return Err(Refusal::invalid("page_size", "is zero").into());
-    }
     Ok(proto::ListRunsRequest {
-        page_size: u32::try_from(list.page_size).unwrap_or(u32::MAX),
+        page_size: page_size(list.page_size)?,
         page_token: page_token::encode(list.after),
         prefix: list.prefix.clone(),
         tags: names(&list.tags),
         batch_id: list.batch.as_ref().into(),
         task: list.task.as_ref().into(),
+        parent_run_id: list.parent.as_ref().into(),
         statuses: list.statuses.iter().map(|&status| status.into()).collect(),
         created_from_ms: list.created.start,
         created_to_ms: Some(list.created.end),
@@ -115,11 +120,6 @@ pub(super) fn append(
     append: Append,
     absent: IfAbsent,
 ) -> Result<proto::AppendRequest, Error> {
-    let producer = append.producer.map(|producer| proto::Producer {
-        id: producer.id.as_ref().into(),
-        epoch: producer.epoch,
-        seq: producer.seq,
-    });
     Ok(proto::AppendRequest {
         run_id: run_id(run)?,
         run_uid: run_uid_bytes(append.run_uid),
@@ -127,10 +127,15 @@ pub(super) fn append(
         records: append_records(append.records),
         expected_seq: append.expected_seq.map(|seq| seq.0),
         expected_index: append.expected_index.map(|index| index.0),
-        producer,
+        producer: append.producer.map(producer),
         create_run: absent == IfAbsent::Create,
         lease_epoch: append.lease_epoch,
     })
+}
+
+pub(super) fn producer(producer: Producer) -> proto::Producer {
+    let Producer { id, epoch, seq } = producer;
+    proto::Producer { id: id.as_ref().into(), epoch, seq }
 }
 
 pub(super) fn append_records(records: Vec<NewRecord>) -> Vec<proto::AppendRecord> {
@@ -160,12 +165,13 @@ pub(super) fn tail(query: Query, heartbeat: Duration) -> Result<proto::TailReque
         streams: names(&query.streams),
         bounds: bounds(query.bounds)?,
         stop_at_tail: query.stop_at_tail,
-        heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
+        heartbeat_ms: heartbeat_ms(heartbeat),
         start: Some(start(query)),
     })
 }
 
-fn names(names: &[Arc<str>]) -> Vec<String> {
+/// Names as text.
+pub(super) fn names(names: &[Arc<str>]) -> Vec<String> {
     names.iter().map(|name| name.as_ref().into()).collect()
 }
 
@@ -196,7 +202,7 @@ fn bounds(bounds: Bounds) -> Result<Option<proto::Bounds>, Error> {
     }))
 }
 
-fn run_uid(bytes: &Bytes) -> Result<RunUid, Error> {
+pub(super) fn run_uid(bytes: &Bytes) -> Result<RunUid, Error> {
     RunUid::from_slice(bytes).ok_or_else(|| unexpected("a run_uid that has not 16 bytes"))
 }
 
@@ -243,11 +249,7 @@ pub(super) fn run(run: Option<proto::Run>) -> Result<RunInfo, Error> {
             suspended: run.suspended,
             lease: (0 < lease.term_ms)
                 .then(|| Lease { worker: lease.worker.into(), term_ms: lease.term_ms }),
-            cancel: run.cancel_requested.map(|asked| Cancel {
-                reason: asked.reason,
-                requested_ms: run.cancel_requested_at_ms,
-                close_at_ms: asked.close_at_ms,
-            }),
+            cancel: cancel(run.cancel_requested, run.cancel_requested_at_ms),
         },
         spec: run.spec.unwrap_or_default(),
         metadata: run.metadata,
@@ -256,6 +258,21 @@ pub(super) fn run(run: Option<proto::Run>) -> Result<RunInfo, Error> {
         waits: run.waits.into_iter().map(wait).collect::<Result<_, _>>()?,
         stream_names: run.stream_names.into_iter().map(Arc::from).collect(),
     })
+}
+
+/// What was asked of a run that is to stop, and when.
+pub(super) fn cancel(asked: Option<proto::CancelRequested>, requested_ms: u64) -> Option<Cancel> {
+    asked.map(|asked| Cancel { reason: asked.reason, requested_ms, close_at_ms: asked.close_at_ms })
+}
+
+/// Milliseconds between heartbeats.
+pub(super) fn heartbeat_ms(heartbeat: Duration) -> u32 {
+    u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// A duration in milliseconds.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn wait(wait: proto::Wait) -> Result<Wait, Error> {
@@ -267,7 +284,7 @@ fn wait(wait: proto::Wait) -> Result<Wait, Error> {
     })
 }
 
-fn status(status: i32) -> Result<RunStatus, Error> {
+pub(super) fn status(status: i32) -> Result<RunStatus, Error> {
     match RunStatus::try_from(status) {
         Ok(RunStatus::Unspecified) => Err(unexpected("a run without a status")),
         Ok(status) => Ok(status),
@@ -296,7 +313,7 @@ fn outcome_of(status: RunStatus) -> Option<Outcome> {
 }
 
 /// An outcome that may be missing.
-fn outcome(outcome: i32) -> Result<Option<Outcome>, Error> {
+pub(super) fn outcome(outcome: i32) -> Result<Option<Outcome>, Error> {
     match Outcome::try_from(outcome) {
         Ok(Outcome::Unspecified) => Ok(None),
         Ok(outcome) => Ok(Some(outcome)),
@@ -316,9 +333,14 @@ pub(super) fn closed(answer: proto::CloseRunResponse) -> Result<ClosedRun, Error
     })
 }
 
+/// Where the next page begins.
+pub(super) fn next_page(token: &str) -> Result<Option<ListPosition>, Error> {
+    page_token::decode(token)
+        .map_err(|_| unexpected("a page token that this version does not know"))
+}
+
 pub(super) fn run_page(answer: proto::ListRunsResponse) -> Result<RunPage, Error> {
-    let next = page_token::decode(&answer.next_page_token)
-        .map_err(|_| unexpected("a page token that this version does not know"))?;
+    let next = next_page(&answer.next_page_token)?;
     let runs = answer.runs.into_iter().map(|found| run(Some(found)));
     Ok(RunPage { runs: runs.collect::<Result<_, _>>()?, next })
 }

@@ -8,8 +8,10 @@ use tonic::transport::{Channel, Endpoint};
 use super::{
     ANSWER_BYTES_MAX, ClientOptions,
     generated::{
-        admin_service_client::AdminServiceClient, run_service_client::RunServiceClient,
-        stream_service_client::StreamServiceClient,
+        admin_service_client::AdminServiceClient, batch_service_client::BatchServiceClient,
+        input_service_client::InputServiceClient, run_service_client::RunServiceClient,
+        stream_service_client::StreamServiceClient, wait_service_client::WaitServiceClient,
+        watch_service_client::WatchServiceClient, work_service_client::WorkServiceClient,
     },
 };
 use crate::{core::Refusal, error::Error};
@@ -17,6 +19,11 @@ use crate::{core::Refusal, error::Error};
 pub(super) type Runs = RunServiceClient<Channel>;
 pub(super) type Streams = StreamServiceClient<Channel>;
 pub(super) type Admin = AdminServiceClient<Channel>;
+pub(super) type Work = WorkServiceClient<Channel>;
+pub(super) type Inputs = InputServiceClient<Channel>;
+pub(super) type Waits = WaitServiceClient<Channel>;
+pub(super) type Batches = BatchServiceClient<Channel>;
+pub(super) type Watches = WatchServiceClient<Channel>;
 
 /// Bytes in flight to us on one call.
 const STREAM_WINDOW_BYTES: u32 = 512 << 10;
@@ -52,13 +59,40 @@ impl Link {
         Ok(Self { endpoint, current })
     }
 
+    fn channel(&self) -> Channel {
+        self.current.lock().1.clone()
+    }
+
     pub(super) fn runs(&self) -> Runs {
-        let channel = self.current.lock().1.clone();
-        RunServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
+        RunServiceClient::new(self.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     pub(super) fn admin(&self) -> Admin {
-        AdminServiceClient::new(self.current.lock().1.clone())
+        AdminServiceClient::new(self.channel())
+    }
+
+    pub(super) fn work(&self) -> Work {
+        WorkServiceClient::new(self.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn waits(&self) -> Waits {
+        WaitServiceClient::new(self.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn batches(&self) -> Batches {
+        BatchServiceClient::new(self.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn inputs(&self) -> (Generation, Inputs) {
+        let (generation, channel) = self.current.lock().clone();
+        let inputs = InputServiceClient::new(channel);
+        (generation, inputs.max_decoding_message_size(ANSWER_BYTES_MAX))
+    }
+
+    pub(super) fn watches(&self) -> (Generation, Watches) {
+        let (generation, channel) = self.current.lock().clone();
+        let watches = WatchServiceClient::new(channel);
+        (generation, watches.max_decoding_message_size(ANSWER_BYTES_MAX))
     }
 
     pub(super) fn streams(&self) -> (Generation, Streams) {

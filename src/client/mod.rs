@@ -4,20 +4,40 @@
 //! What a network adds is dealt with here: calls that may be repeated are, with growing pauses,
 //! until [`RetryPolicy::deadline`]; a [`Tail`] resumes from its cursor after a broken connection,
 //! an [`Appender`] sends again what was not acknowledged, under the same producer numbers. Neither
-//! skips or doubles a record.
+//! skips or doubles a record. A [`Watch`] resumes from its cursor, a [`Receiver`] from the first
+//! message that is owed.
 //!
-//! What it deliberately does not do: repeat an append without producer numbers that may have been
-//! applied ([`Error::OutcomeUnknown`] says so), spread load, or cache.
+//! | repeated | calls |
+//! |---|---|
+//! | always | reads, and commands that change nothing when they were applied: create, close, delete, trim, cancel, reschedule, ack, renew, complete, seal |
+//! | with a key | an append with producer numbers, a commit with those or a request id, a message with an id |
+//! | if certainly not applied | the others, and claims: what was claimed by a call whose answer is lost is given back when its term is over |
+//!
+//! What it deliberately does not do: repeat what may have been applied and would double
+//! ([`Error::OutcomeUnknown`] says so), spread load, or cache.
 
 mod appender;
 mod convert;
+mod inputs;
+mod keeper;
 mod link;
+mod live;
 mod retry;
 mod tail;
+mod tokens;
+mod turn;
+mod watch;
+mod work;
+pub mod worker;
 
 pub use appender::{Appender, AppenderOptions, Receipt};
+pub use inputs::Receiver;
+pub use keeper::Stop;
 pub use retry::RetryPolicy;
 pub use tail::Tail;
+pub use turn::Turn;
+pub use watch::Watch;
+pub use worker::{Job, Worker, WorkerOptions};
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -31,8 +51,8 @@ use self::{
 use crate::{
     core::{Append, Appended, Close, CloseStream, Create, Delete, Deleted, StreamEnd, Trim},
     engine::{
-        ClosedRun, CreatedRun, IfAbsent, ListRuns, Page, Query, RunInfo, RunKey, RunPage, RunTail,
-        Stats, StreamList,
+        At, ClosedRun, CreatedRun, IfAbsent, ListRuns, Page, Query, RunInfo, RunKey, RunPage,
+        RunTail, Stats, StreamList,
     },
     error::Error,
     grpc::status::from_status,
@@ -54,8 +74,8 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 pub struct ClientOptions {
     /// When and how long calls are repeated.
     pub retry: RetryPolicy,
-    /// How often a tail asks the server to say that it is there: 100 ms at least. After three
-    /// times as long without a word, the connection is replaced.
+    /// How often a tail, a watch or a receiver asks the server to say that it is there: 100 ms at
+    /// least. After three times as long without a word, the connection is replaced.
     pub heartbeat: Duration,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
@@ -113,7 +133,22 @@ impl Client {
     /// # Errors
     /// As [`Store::get_run`](crate::engine::Store::get_run).
     pub async fn get_run(&self, run: &RunKey) -> Result<RunInfo, Error> {
-        let request = proto::GetRunRequest { run_id: run_id(run)?, at: None };
+        self.describe_run(proto::GetRunRequest { run_id: run_id(run)?, at: None }).await
+    }
+
+    /// Describes a run as it was at a moment.
+    ///
+    /// # Errors
+    /// As [`Store::get_run_at`](crate::engine::Store::get_run_at).
+    pub async fn get_run_at(&self, run: &RunKey, at: At) -> Result<RunInfo, Error> {
+        let at = Some(match at {
+            At::Seq(seq) => proto::get_run_request::At::AtSeq(seq.0),
+            At::Time(time_ms) => proto::get_run_request::At::AtTimeMs(time_ms),
+        });
+        self.describe_run(proto::GetRunRequest { run_id: run_id(run)?, at }).await
+    }
+
+    async fn describe_run(&self, request: proto::GetRunRequest) -> Result<RunInfo, Error> {
         let call = |mut runs: Runs, request| async move { runs.get_run(request).await };
         convert::run(self.runs(Repeat::Read, request, call).await?.run)
     }
@@ -288,6 +323,19 @@ impl Client {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         self.repeat(repeat, || call(self.link.streams().1, request.clone())).await
+    }
+
+    async fn call<S, Q: Clone, A, F>(
+        &self,
+        repeat: Repeat,
+        service: impl Fn(&Link) -> S,
+        request: Q,
+        call: impl Fn(S, Q) -> F,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.repeat(repeat, || call(service(&self.link), request.clone())).await
     }
 
     /// Attempts a call until it succeeds, must not be repeated, or has taken too long.

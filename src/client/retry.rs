@@ -1,6 +1,6 @@
 //! When a call is repeated, and how long to wait before.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::{Sleep, sleep};
 
@@ -79,6 +79,13 @@ impl Repeat {
             Call::Command => Error::OutcomeUnknown { cause: "no answer in time".into() },
         }
     }
+}
+
+/// A name that nobody else has, by which a call is known when it is repeated: 128 random bits.
+pub(super) fn random_id() -> Arc<str> {
+    let mut bits = [0; 16];
+    OsEntropy.fill(&mut bits);
+    format!("{:032x}", u128::from_le_bytes(bits)).into()
 }
 
 /// Whether an error that left nothing open may be gone when the call is repeated.

@@ -5,40 +5,23 @@
 //! tail reached once, every stream named once. Heartbeats are taken in here; when they stop, the
 //! connection is replaced.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
-use tokio::time::{Interval, MissedTickBehavior, interval};
-use tonic::Streaming;
-
-use super::{
-    Client, convert,
-    link::Generation,
-    retry::{Backoff, Repeat, is_passing},
-};
+use super::{Client, convert, live::Live};
 use crate::{
     engine::{Bounds, End, Query, Start, StreamInfo, TailItem},
     error::Error,
     format::cursor::Cursor,
-    grpc::{
-        encoded::TailResponse,
-        status::{Call, from_status},
-    },
+    grpc::encoded::TailResponse,
     record::{Seq, StreamNo},
 };
-
-/// So many heartbeats may be missed.
-const HEARTBEATS_MISSED_MAX: u32 = 3;
 
 /// Follows a run, or some of its streams, across broken connections. Made by [`Client::tail`].
 #[derive(Debug)]
 pub struct Tail {
-    client: Client,
+    live: Live<TailResponse>,
     /// What is still to be read: starts behind the last message received.
     query: Query,
-    connection: Option<Connection>,
-    backoff: Backoff,
-    /// Ticks when the connection has been silent for too long.
-    silence: Interval,
     /// Items received and not handed out.
     ready: VecDeque<TailItem>,
     /// Behind the last message received.
@@ -50,12 +33,6 @@ pub struct Tail {
     caught_up: bool,
 }
 
-#[derive(Debug)]
-struct Connection {
-    generation: Generation,
-    messages: Streaming<TailResponse>,
-}
-
 impl Tail {
     pub(super) async fn open(client: Client, query: Query) -> Result<Self, Error> {
         let mut tail = Self::new(client, query);
@@ -64,14 +41,8 @@ impl Tail {
     }
 
     fn new(client: Client, query: Query) -> Self {
-        let heartbeat = client.options.heartbeat;
-        let mut silence = interval(heartbeat.max(Duration::from_millis(1)) * HEARTBEATS_MISSED_MAX);
-        silence.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            backoff: Backoff::new(client.options.retry.clone()),
-            client,
-            connection: None,
-            silence,
+            live: Live::new(client),
             ready: VecDeque::new(),
             received: None,
             handed_out: None,
@@ -92,7 +63,7 @@ impl Tail {
             };
             match begun {
                 Ok(()) => return Ok(()),
-                Err(error) => self.recover(error).await?,
+                Err(error) => self.live.recover(error).await?,
             }
         }
     }
@@ -116,7 +87,7 @@ impl Tail {
                 Some(_) => return Ok(self.hand_out()),
                 None => {
                     if let Err(error) = self.receive().await {
-                        self.recover(error).await?;
+                        self.live.recover(error).await?;
                     }
                 }
             }
@@ -144,19 +115,9 @@ impl Tail {
         item
     }
 
-    /// Waits before the next attempt, if there may be one.
-    async fn recover(&mut self, error: Error) -> Result<(), Error> {
-        self.connection = None;
-        if is_passing(&error) && self.backoff.pause(&error).await {
-            return Ok(());
-        }
-        self.backoff.reset();
-        Err(error)
-    }
-
     /// Opens a call at the place that was reached, if there is none.
     async fn connect(&mut self) -> Result<(), Error> {
-        if self.connection.is_some() {
+        if self.live.is_open() {
             return Ok(());
         }
         let mut query = self.query.clone();
@@ -166,14 +127,9 @@ impl Tail {
             // connection held.
             query.allow_gap = true;
         }
-        let request = convert::tail(query, self.client.options.heartbeat)?;
-        let (generation, mut streams) = self.client.link.streams();
-        let opened = self.backoff.bound(streams.tail(request)).await;
-        let opened = opened.ok_or_else(|| Repeat::Read.timed_out())?;
-        let answer = opened.map_err(|status| from_status(&status, Call::Read))?;
-        self.silence.reset();
-        self.connection = Some(Connection { generation, messages: answer.into_inner() });
-        Ok(())
+        let request = convert::tail(query, self.live.client.options.heartbeat)?;
+        let (generation, mut streams) = self.live.client.link.streams();
+        self.live.open(generation, async move { streams.tail(request).await }).await
     }
 
     /// Receives a message and makes its items ready.
@@ -183,26 +139,13 @@ impl Tail {
             return Ok(());
         }
         self.connect().await?;
-        let Some(connection) = &mut self.connection else { return Ok(()) };
-        let message = tokio::select! {
-            biased;
-            message = connection.messages.message() => message,
-            _ = self.silence.tick() => {
-                self.client.link.replace(connection.generation);
-                return Err(Error::Unavailable { message: "no heartbeat".into() });
-            }
-        };
-        let broken = || Error::Unavailable { message: "the tail broke off without an end".into() };
-        let message = message.map_err(|status| from_status(&status, Call::Read))?;
-        self.take(message.ok_or_else(broken)?)?;
-        self.silence.reset();
-        self.backoff.reset();
-        Ok(())
+        let message = self.live.message().await?;
+        self.take(message)
     }
 
     /// The end, if a connection broke between the last record wanted and the word of it.
     fn reached_bound(&self) -> Option<TailItem> {
-        let cursor = self.received.filter(|_| self.connection.is_none())?;
+        let cursor = self.received.filter(|_| !self.live.is_open())?;
         let Bounds { records, bytes, until_seq, until_index } = self.query.bounds;
         let is_reached = records == Some(0)
             || bytes == Some(0)

@@ -160,9 +160,11 @@ impl RunState {
         check_run(self, append.run_uid)?;
         let payload_crc = append.producer.as_ref().map(|_| append.payload_crc()).unwrap_or(0);
         if let Some(producer) = &append.producer
-            && let Some(answer) = self.repeated(producer, payload_crc, append.records.len())?
+            && let Some(answer) = self.repeated(producer, payload_crc)?
         {
-            return Ok(Decision::Duplicate(answer));
+            // What is remembered counts the events of the frame, too.
+            let count = append.records.len() as u32;
+            return Ok(Decision::Duplicate(Appended { count, ..answer }));
         }
         check_open(self, Some(&append.stream))?;
         let stream = self.stream_no(&append.stream);
@@ -181,12 +183,12 @@ impl RunState {
         self.accept(append, first_index, advance, context)
     }
 
-    /// Rows 3 and 4: the answer, if this very append, of `count` records, was applied before.
+    /// Rows 3 and 4: the answer, if this very append was applied before. It counts all records of
+    /// the frame, or none if they are forgotten.
     pub(super) fn repeated(
         &self,
         producer: &Producer,
         payload_crc: u32,
-        count: usize,
     ) -> Result<Option<Appended>, Refusal> {
         let Some((_, known)) = self.producer(&producer.id) else { return Ok(None) };
         if producer.epoch < known.epoch {
@@ -205,7 +207,7 @@ impl RunState {
                 run_uid: self.run_uid,
                 first_seq: Seq::ZERO,
                 first_index: Index::ZERO,
-                count: count as u32,
+                count: 0,
                 time_ms: self.updated_ms,
                 deduplicated: true,
                 positions_forgotten: true,
@@ -286,7 +288,7 @@ impl RunState {
         draft.begin_work(append.lease_epoch);
         let frame = draft.finish();
         debug_assert!(frame.bytes().len() <= append.frame_bytes_max(), "the bound holds");
-        self.check_quota(&frame, &context.limits)?;
+        self.check_quota(append.records.len(), &frame, &context.limits)?;
         let answer = Appended {
             run_uid: self.run_uid,
             first_seq: frame.header.first_seq,

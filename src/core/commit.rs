@@ -1,10 +1,11 @@
 //! The atomic turn: outputs, the consumption of the inputs that caused them, metadata, waits, and
 //! what becomes of the run, in one frame.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    Appended, Close, Context, Decision, NewRecord, Operation, Producer, Refusal, Release, RunState,
+    Appended, Close, Context, Decision, NewRecord, Operation, Producer, Refusal, Release,
+    ReleaseTo, RunState,
     append::{check_record, record_bytes_max},
     command::{check_open, check_run},
     digest::Digest,
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     format::frame::FRAME_HEADER_BYTES,
     proto::{
-        Kind, RunStatus, RunUpdated, StreamKind, TagsAdded, WaitCreated, event,
+        InputWait, Kind, RunStatus, RunUpdated, StreamKind, TagsAdded, WaitCreated, event,
         storage::v1::{MetadataOperations, ProducerAdvanced, RequestApplied, outbox_entry},
         wait_created,
     },
@@ -228,18 +229,32 @@ impl Commit {
 
     /// Whether it consumes or ends something, for which a claimed run needs the lease.
     fn needs_lease(&self) -> bool {
-        !self.acks.is_empty() || self.then != Then::GoOn
+        let acks = self.inputs_awaited().any(|input| input.ack) || !self.acks.is_empty();
+        acks || self.then != Then::GoOn
     }
 
+    /// The inputs that its waits are for.
+    fn inputs_awaited(&self) -> impl Iterator<Item = &InputWait> {
+        self.waits.iter().filter_map(|wait| match &wait.target {
+            Some(wait_created::Target::Input(input)) => Some(input),
+            _ => None,
+        })
+    }
+
+    /// Of all that it does: what it demands of the run may be another when it is repeated.
     fn content_crc(&self) -> u32 {
         let mut digest = Digest::default();
+        digest.number(self.appends.len() as u64);
         for append in &self.appends {
             digest.bytes(append.stream.as_bytes());
+            digest.number(append.records.len() as u64);
             append.records.iter().for_each(|record| digest.record(record));
         }
+        digest.number(self.acks.len() as u64);
         for ack in &self.acks {
             digest.bytes(ack.stream.as_bytes());
             digest.bytes(ack.consumer.as_bytes());
+            digest.number(ack.ranges.len() as u64);
             ack.ranges.iter().for_each(|(from, to)| {
                 digest.number(from.0);
                 digest.number(to.0);
@@ -253,15 +268,29 @@ impl Commit {
                 digest.bytes(&operation.value);
             }
         }
-        self.tags.iter().for_each(|tag| digest.bytes(tag.as_bytes()));
-        self.waits.iter().for_each(|wait| digest.bytes(wait.wait_id.as_bytes()));
-        self.cancel_waits.iter().for_each(|wait| digest.bytes(wait.as_bytes()));
+        for names in [&self.tags, &self.cancel_waits] {
+            digest.number(names.len() as u64);
+            names.iter().for_each(|name| digest.bytes(name.as_bytes()));
+        }
+        digest.number(self.waits.len() as u64);
+        self.waits.iter().for_each(|wait| digest.message(wait));
+        digest.number(u64::from(self.update.is_some()));
+        self.update.iter().for_each(|update| digest.message(update));
         match &self.then {
             Then::GoOn => digest.number(0),
-            Then::Release(_) => digest.number(1),
+            Then::Release(release) => {
+                let (next, until_ms) = match release.next {
+                    ReleaseTo::Queue => (1, 0),
+                    ReleaseTo::Delay(until_ms) => (2, until_ms),
+                    ReleaseTo::Suspend => (3, 0),
+                };
+                digest.number(next);
+                digest.number(until_ms);
+                release.error.iter().for_each(|error| digest.message(error));
+            }
             Then::Close(close) => {
-                digest.number(2 + close.outcome as u64);
-                digest.bytes(&close.output);
+                digest.number(4);
+                digest.message(&close.closed());
             }
         }
         digest.crc()
@@ -336,7 +365,6 @@ impl RunState {
             None => None,
         };
         self.check_acks(commit)?;
-        self.check_counts(commit)?;
         self.accept_commit(commit, advance, content_crc, context)
     }
 
@@ -347,7 +375,7 @@ impl RunState {
         content_crc: u32,
     ) -> Result<Option<Committed>, Refusal> {
         if let Some(producer) = &commit.producer {
-            let appended = self.repeated(producer, content_crc, 0)?;
+            let appended = self.repeated(producer, content_crc)?;
             return Ok(appended.map(|appended| self.committed_of(appended)));
         }
         if commit.request_id.is_empty() {
@@ -380,6 +408,13 @@ impl RunState {
             let Some(no) = self.stream_no(&append.stream) else { continue };
             self.check_output(no)?;
         }
+        for input in commit.inputs_awaited() {
+            let is_opened = commit.appends.iter().any(|append| *append.stream == *input.stream);
+            let known = self.stream_no(&input.stream).map(|no| self.stream(no));
+            if is_opened || known.is_some_and(|stream| stream.kind != StreamKind::Input) {
+                return Err(Refusal::invalid("waits.input.stream", "is not an input stream"));
+            }
+        }
         Ok(())
     }
 
@@ -402,24 +437,12 @@ impl RunState {
     fn check_acks(&self, commit: &Commit) -> Result<(), Refusal> {
         for ack in &commit.acks {
             let stream = self.stream_no(&ack.stream).map(|no| self.stream(no));
-            let inbox =
-                stream.and_then(|stream| stream.inbox.as_ref().map(|inbox| (stream, inbox)));
             let end = ack.ranges.iter().map(|(_, to)| *to).max().unwrap_or(Index::ZERO);
-            let tail = inbox.map_or(Index::ZERO, |(stream, _)| stream.tail);
+            let input = stream.filter(|stream| stream.inbox.is_some());
+            let tail = input.map_or(Index::ZERO, |stream| stream.tail);
             if tail < end {
                 let (stream, index) = (ack.stream.clone(), Index(end.0 - 1));
                 return Err(Refusal::BadAck { stream, index });
-            }
-            let Some((_, inbox)) = inbox else { continue };
-            if inbox.consumer(ack.consumer()).is_none() && CONSUMERS_MAX <= inbox.consumers().len()
-            {
-                let limit = CONSUMERS_MAX as u64;
-                return Err(Refusal::Limit { which: "consumers of a stream".into(), limit });
-            }
-            let ranges = inbox.consumer(ack.consumer()).map_or(0, |known| known.acked.len());
-            if ACKED_RANGES_MAX < ranges + ack.ranges.len() {
-                let limit = ACKED_RANGES_MAX as u64;
-                return Err(Refusal::Limit { which: "acked ranges above the floor".into(), limit });
             }
         }
         Ok(())
@@ -429,7 +452,9 @@ impl RunState {
     fn check_counts(&self, commit: &Commit) -> Result<(), Refusal> {
         let is_new = |append: &&StreamAppend| self.stream_no(&append.stream).is_none();
         let streams = self.streams.len() + commit.appends.iter().filter(is_new).count();
-        let waits = self.pending_waits().count() + commit.waits.len();
+        let is_new = |wait: &&WaitCreated| self.wait(&wait.wait_id).is_none();
+        let ids: HashSet<&str> = commit.waits.iter().filter(is_new).map(|w| &*w.wait_id).collect();
+        let waits = self.pending_waits().count() + ids.len();
         let is_new = |tag: &&Arc<str>| !self.tags.contains(tag);
         let tags = self.tags.len() + commit.tags.iter().filter(is_new).count();
         for (which, count, limit) in [
@@ -444,7 +469,7 @@ impl RunState {
         Ok(())
     }
 
-    /// Row 11, what is kept of row 12, and row 13.
+    /// Rows 11 to 13.
     fn accept_commit(
         &mut self,
         commit: &Commit,
@@ -469,6 +494,8 @@ impl RunState {
             draft.ack(&ack.stream, ack.consumer(), &ack.ranges);
         }
         draft.change_all_metadata(commit)?;
+        draft.check_consumers(commit)?;
+        self.check_counts(commit)?;
         draft.label(commit);
         draft.wait_all(commit);
         match &commit.then {
@@ -495,7 +522,8 @@ impl RunState {
             spans.map(|&(no, first, next)| (no, first, (next.0 - first.0) as u32)).collect();
         let frame = draft.finish();
         if !commit.appends.is_empty() {
-            self.check_quota(&frame, &context.limits)?;
+            let records = commit.appends.iter().map(|append| append.records.len()).sum();
+            self.check_quota(records, &frame, &context.limits)?;
         }
         let answer = Committed {
             run_uid: self.run_uid,
@@ -554,6 +582,24 @@ impl Draft<'_> {
         }
     }
 
+    /// Row 12 for what was acked.
+    fn check_consumers(&mut self, commit: &Commit) -> Result<(), Refusal> {
+        for ack in &commit.acks {
+            let Some(stream) = self.stream_no(&ack.stream) else { continue };
+            let inbox = self.inbox(stream);
+            let ranges = inbox.consumer(ack.consumer()).map_or(0, |known| known.acked.len());
+            for (which, count, limit) in [
+                ("consumers of a stream", inbox.consumers().len(), CONSUMERS_MAX),
+                ("acked ranges above the floor", ranges, ACKED_RANGES_MAX),
+            ] {
+                if limit < count {
+                    return Err(Refusal::Limit { which: which.into(), limit: limit as u64 });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Tags and what the run took.
     fn label(&mut self, commit: &Commit) {
         let new = commit.tags.iter().filter(|tag| !self.state.tags.contains(tag));
@@ -563,7 +609,7 @@ impl Draft<'_> {
         }
         let Some(update) = &commit.update else { return };
         self.lifecycle(event::Event::RunUpdated(update.clone()));
-        if update.version.is_some() && self.status == RunStatus::PendingVersion {
+        if update.version.is_some() && self.state.status() == RunStatus::PendingVersion {
             let is_delayed = self.time_ms() < self.state.spec.delay_until_ms;
             self.status(if is_delayed { RunStatus::Delayed } else { RunStatus::Queued });
         }

@@ -2,6 +2,8 @@
 //!
 //! Every field is preceded by its length, so that no two requests read the same.
 
+use prost::Message;
+
 use super::NewRecord;
 
 /// A sum of fields.
@@ -29,6 +31,11 @@ impl Digest {
             self.bytes(header.name.as_bytes());
             self.bytes(&header.value);
         }
+    }
+
+    /// A message, as it is encoded.
+    pub(super) fn message(&mut self, message: &impl Message) {
+        self.bytes(&message.encode_to_vec());
     }
 
     pub(super) fn crc(self) -> u32 {

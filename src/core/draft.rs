@@ -93,6 +93,11 @@ impl<'a> Draft<'a> {
         span.map(|span| span.2).or_else(|| known().map(|known| known.tail)).unwrap_or(Index::ZERO)
     }
 
+    /// First index of a stream that is kept.
+    fn trim(&self, stream: StreamNo) -> Index {
+        self.state.streams.get(stream.0 as usize).map_or(Index::ZERO, |known| known.trim)
+    }
+
     fn next_index(&mut self, stream: StreamNo) -> Index {
         let index = self.tail(stream);
         match self.spans.iter_mut().find(|(known, ..)| *known == stream) {
@@ -152,7 +157,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn inbox(&mut self, stream: StreamNo) -> &mut Inbox {
+    pub(super) fn inbox(&mut self, stream: StreamNo) -> &mut Inbox {
         let at = self.inboxes.iter().position(|(known, _)| *known == stream);
         let at = at.unwrap_or_else(|| {
             let known = self.state.streams.get(stream.0 as usize);
@@ -166,17 +171,17 @@ impl<'a> Draft<'a> {
     /// The first input of a stream that a consumer owes, from `from` on.
     pub(super) fn next_owed(&mut self, name: &str, consumer: &str, from: Index) -> Option<Index> {
         let stream = self.stream_no(name)?;
-        let tail = self.tail(stream);
-        let next = self.inbox(stream).next_owed(consumer, from);
+        let (trim, tail) = (self.trim(stream), self.tail(stream));
+        let next = self.inbox(stream).next_owed(consumer, from.max(trim));
         (next < tail).then_some(next)
     }
 
     /// Acks ranges of inputs: first index, and the index after the last.
     pub(super) fn ack(&mut self, name: &str, consumer: &str, ranges: &[(Index, Index)]) {
         let Some(stream) = self.stream_no(name) else { return };
-        let tail = self.tail(stream);
+        let (trim, tail) = (self.trim(stream), self.tail(stream));
         let inbox = self.inbox(stream);
-        ranges.iter().for_each(|(from, to)| inbox.ack(consumer, *from, *to, tail));
+        ranges.iter().for_each(|(from, to)| inbox.ack(consumer, *from, *to, trim, tail));
         self.effects.inputs_acked.push(InputsAcked {
             stream: stream.0,
             consumer: consumer.into(),

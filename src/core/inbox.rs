@@ -23,7 +23,8 @@ pub struct Inbox {
     pub(super) consumers: Vec<Consumer>,
     /// Ids of messages, oldest first.
     pub(super) sent: VecDeque<SentMessage>,
-    /// Bytes of each record from the lowest floor to the tail.
+    /// Bytes of the newest records, up to the tail: all that somebody owes, but for those that
+    /// everybody had acked before somebody new came.
     pub(super) bytes: VecDeque<u32>,
 }
 
@@ -47,8 +48,8 @@ pub(super) struct SentMessage {
 }
 
 impl Consumer {
-    pub(super) fn new(name: Arc<str>) -> Self {
-        Self { name, floor: Index::ZERO, acked: Vec::new() }
+    pub(super) fn new(name: Arc<str>, floor: Index) -> Self {
+        Self { name, floor, acked: Vec::new() }
     }
 
     /// Whether an input is acked.
@@ -145,11 +146,12 @@ impl Inbox {
         self.forget_sent();
     }
 
-    /// Takes in an acked range of a consumer. `tail` is that of the stream.
-    pub(super) fn ack(&mut self, name: &str, from: Index, to: Index, tail: Index) {
+    /// Takes in an acked range of a consumer of a stream that is kept from `trim` to `tail`. One
+    /// who is new does not owe what was trimmed.
+    pub(super) fn ack(&mut self, name: &str, from: Index, to: Index, trim: Index, tail: Index) {
         let at = self.consumers.iter().position(|consumer| &*consumer.name == name);
         let at = at.unwrap_or_else(|| {
-            self.consumers.push(Consumer::new(name.into()));
+            self.consumers.push(Consumer::new(name.into(), trim));
             self.consumers.len() - 1
         });
         self.consumers[at].ack(from, to);
@@ -212,7 +214,7 @@ mod tests {
             });
             orders = longer.collect();
             for order in &orders {
-                let mut consumer = Consumer::new("c".into());
+                let mut consumer = Consumer::new("c".into(), Index::ZERO);
                 order.iter().for_each(|n| consumer.ack(Index(*n), Index(n + 1)));
                 let owed: Vec<u64> = (0..5).filter(|n| !order.contains(n)).collect();
                 for n in 0..5 {
@@ -235,7 +237,7 @@ mod tests {
         let ranges: Vec<_> =
             (0..6u64).flat_map(|from| (from..7).map(move |to| (from, to))).collect();
         for (a, b) in ranges.iter().flat_map(|a| ranges.iter().map(move |b| (a, b))) {
-            let mut consumer = Consumer::new("c".into());
+            let mut consumer = Consumer::new("c".into(), Index::ZERO);
             for (from, to) in [a, b] {
                 consumer.ack(Index(*from), Index(*to));
             }
@@ -257,7 +259,7 @@ mod tests {
             inbox.remember(SentMessage { id, index: Index(n), content_crc: 0 });
         }
         assert!(inbox.sent("0").is_some(), "it is owed");
-        inbox.ack("c", Index(0), Index(many), Index(many));
+        inbox.ack("c", Index(0), Index(many), Index(0), Index(many));
         assert!(inbox.sent("0").is_none() && inbox.sent("10").is_some());
         assert_eq!(inbox.backlog(Index(many)), (0, 0));
     }

@@ -111,7 +111,7 @@ pub struct Release {
     pub error: Option<RunError>,
 }
 
-/// What becomes of a run that is given back.
+/// What becomes of a run that is given back, unless it was asked to stop: then it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReleaseTo {
     /// Another attempt at once.
@@ -461,8 +461,12 @@ impl Draft<'_> {
         }
     }
 
-    /// Gives the run back.
+    /// Gives the run back. One that is to stop ends with that.
     pub(super) fn release(&mut self, release: &Release) {
+        if let Some(cancel) = &self.state.life.cancel {
+            self.close(ended(Outcome::Canceled, "canceled", &cancel.reason));
+            return;
+        }
         let waits = !self.pending.is_empty();
         let (next, delay_until_ms) = match release.next {
             ReleaseTo::Delay(until_ms) if self.time_ms() < until_ms => {

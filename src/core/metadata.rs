@@ -173,7 +173,7 @@ pub enum Problem {
 
 impl Operation {
     /// The operation as it is recorded.
-    pub(super) fn to_proto(&self) -> MetadataOperation {
+    pub fn to_proto(&self) -> MetadataOperation {
         let action = match self.action {
             Action::Set => MetadataAction::Set,
             Action::Delete => MetadataAction::Delete,

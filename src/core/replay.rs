@@ -6,6 +6,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::{
@@ -26,7 +27,8 @@ use crate::{
         storage::v1::{Delivered, Effects, ProducerAdvanced, RequestApplied},
     },
     record::{
-        Index, REQUESTS_REMEMBERED, RunUid, SOURCES_REMEMBERED, Seq, StreamNo, WAITS_REMEMBERED,
+        Index, REQUESTS_REMEMBERED, RunUid, SOURCES_REMEMBERED, Seq, StreamNo,
+        WAIT_VALUE_BYTES_MAX, WAITS_REMEMBERED,
     },
 };
 
@@ -370,10 +372,10 @@ impl RunState {
         }
         for acked in effects.inputs_acked {
             let stream = &mut self.streams[acked.stream as usize];
-            let tail = stream.tail;
+            let (trim, tail) = (stream.trim, stream.tail);
             let Some(inbox) = &mut stream.inbox else { continue };
             for (from, to) in acked.from.iter().zip(&acked.to) {
-                inbox.ack(&acked.consumer, Index(*from), Index(*to), tail);
+                inbox.ack(&acked.consumer, Index(*from), Index(*to), trim, tail);
             }
         }
         if let Some(request) = effects.request {
@@ -476,9 +478,17 @@ impl RunState {
     }
 
     fn fold_settled(&mut self, settled: WaitSettled, now_ms: u64) {
-        let known = self.waits.iter_mut().find(|wait| wait.id() == settled.wait_id);
-        if let Some(wait) = known {
-            (wait.settled, wait.settled_ms) = (Some(settled), now_ms);
+        let mut value_bytes = settled.value.len();
+        for wait in self.waits.iter_mut().rev() {
+            if wait.id() == settled.wait_id {
+                (wait.settled, wait.settled_ms) = (Some(settled.clone()), now_ms);
+            } else if let Some(other) = &mut wait.settled {
+                value_bytes += other.value.len();
+                if WAIT_VALUE_BYTES_MAX < value_bytes {
+                    // The record that settled it has it.
+                    other.value = Bytes::new();
+                }
+            }
         }
         let settled = self.waits.iter().filter(|wait| !wait.is_pending()).count();
         if WAITS_REMEMBERED < settled

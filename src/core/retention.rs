@@ -104,12 +104,18 @@ impl RunState {
         (known.trim < trim).then_some(trim)
     }
 
-    /// Row 12: whether the frame of an append stays within the limits.
-    pub(super) fn check_quota(&self, frame: &Frame, limits: &Limits) -> Result<(), Refusal> {
+    /// Row 12: whether a frame with these records, those of `$run` not counted, stays within the
+    /// limits.
+    pub(super) fn check_quota(
+        &self,
+        records: usize,
+        frame: &Frame,
+        limits: &Limits,
+    ) -> Result<(), Refusal> {
         if limits.at_limit != AtLimit::Reject {
             return Ok(());
         }
-        let records = self.kept_records().saturating_add(u64::from(frame.header.count));
+        let records = self.kept_records().saturating_add(records as u64);
         check_kept("records of a run", records, limits.records)?;
         let bytes = self.kept_bytes().saturating_add(frame.bytes().len() as u64);
         check_kept("bytes of a run", bytes, limits.bytes)

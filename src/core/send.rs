@@ -102,7 +102,7 @@ impl RunState {
         }
         draft.settle_inputs(&send.stream, index);
         let frame = draft.finish();
-        self.check_quota(&frame, &context.limits)?;
+        self.check_quota(1, &frame, &context.limits)?;
         let answer =
             Sent { run_uid, seq: Some(frame.header.first_seq), index, deduplicated: false };
         Ok(self.accepted(frame, answer))

@@ -32,7 +32,7 @@ use crate::{
     },
     platform::os,
     proto::RunStatus,
-    record::RunNo,
+    record::{RunNo, name_hash},
     recovery::read_state,
     segment::{Segment, Shelf},
 };
@@ -90,9 +90,22 @@ pub(super) fn row_of(state: &RunState, status: RunStatus) -> Row {
         created_ms: state.created_ms,
         status: status as u8,
         task: state.task.clone(),
-        tags: state.tags.clone(),
+        tags: labels_of(state),
         batch: state.batch.clone(),
     }
+}
+
+/// What a run is found by besides its task and batch: its tags, and the run that has started it.
+fn labels_of(state: &RunState) -> Vec<Arc<str>> {
+    let parent = &state.spec.parent_run_id;
+    let parent = (!parent.is_empty()).then(|| parent_label(parent));
+    state.tags.iter().cloned().chain(parent).collect()
+}
+
+/// The label of runs that a run has started. A tag may read the same: whoever lists looks at the
+/// runs themselves.
+pub(super) fn parent_label(parent: &str) -> Arc<str> {
+    format!("$parent:{:016x}", name_hash("", parent)).into()
 }
 
 /// The change that a run's state stands for.

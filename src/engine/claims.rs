@@ -94,6 +94,8 @@ pub(super) struct Wish<'a> {
     pub(super) epoch: u64,
     /// What of the stream was consumed, if there is such a stream.
     pub(super) inbox: Option<&'a Inbox>,
+    /// First index of the stream that is kept.
+    pub(super) trim: Index,
     /// Next index of the stream that is visible.
     pub(super) tail: Index,
     /// Most inputs that the holder may have.
@@ -142,7 +144,7 @@ impl Claims {
                 .retain(|index, claim| !is_over(claim) && !inbox.has_acked(consumer, *index));
             let held = desk.claims.values().filter(|claim| claim.holder == wish.holder).count();
             let free = wish.held_max.saturating_sub(held).min(wish.offer_max) as u64;
-            let mut from = inbox.next_owed(consumer, Index::ZERO);
+            let mut from = inbox.next_owed(consumer, wish.trim);
             while from < wish.tail && desk.claims.contains_key(&from) {
                 from = inbox.next_owed(consumer, from + 1);
             }

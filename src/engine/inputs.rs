@@ -172,7 +172,8 @@ impl Store {
             let Some(inbox) = &run.state.stream(stream).inbox else {
                 return Err(Refusal::invalid("stream", "is not an input stream").into());
             };
-            let first = inbox.next_owed(&consumer.consumer, Index::ZERO);
+            let trim = run.state.stream(stream).trim;
+            let first = inbox.next_owed(&consumer.consumer, trim);
             let visible = run.published.streams.get(stream.0 as usize);
             Ok(visible.filter(|visible| first < visible.tail).map(|_| first))
         });
@@ -285,6 +286,7 @@ impl Store {
                 is_receiver: wanted.is_receiver,
                 epoch: run.state.life.epoch,
                 inbox: stream.and_then(|stream| run.state.stream(stream).inbox.as_ref()),
+                trim: stream.map_or(Index::ZERO, |stream| run.state.stream(stream).trim),
                 tail: visible.map_or(Index::ZERO, |visible| visible.tail),
                 held_max: wanted.held_max,
                 offer_max: PAGE_INPUTS,

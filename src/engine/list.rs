@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    catalog::{Listed, visit_packed},
+    catalog::{Listed, parent_label, visit_packed},
     request::{ListPosition, ListRuns, RunInfo, RunKey, RunPage},
     shared::Shared,
     store::Store,
@@ -203,8 +203,10 @@ impl Ord for Ranked {
 /// The list to look through: that of the condition that fewest runs have.
 fn scan(list: &ListRuns, after: Option<ListPosition>, limit: usize) -> Scan {
     let text = |text: &Arc<str>| (!text.is_empty()).then(|| text.clone());
-    let by = match (list.tags.first(), text(&list.batch), &list.statuses[..], text(&list.task)) {
-        (Some(tag), ..) => By::Tag(tag.clone()),
+    let parent = text(&list.parent).map(|parent| parent_label(&parent));
+    let label = list.tags.first().cloned().or(parent);
+    let by = match (label, text(&list.batch), &list.statuses[..], text(&list.task)) {
+        (Some(label), ..) => By::Tag(label),
         (_, Some(batch), ..) => By::Batch(batch),
         (_, _, [status], _) => By::Status(*status as u8),
         (.., Some(task)) => By::Task(task),
@@ -239,6 +241,7 @@ fn is_wanted(list: &ListRuns, run: &RunState) -> bool {
         && list.tags.iter().all(|tag| run.tags.contains(tag))
         && any_or(&list.batch, &run.batch)
         && any_or(&list.task, &run.task)
+        && any_or(&list.parent, &run.spec.parent_run_id)
         && (list.statuses.is_empty() || list.statuses.contains(&run.status()))
         && list.created.contains(&run.created_ms)
         && list.after.is_none_or(|after| position(run) < after)

@@ -71,7 +71,7 @@ pub struct RunInfo {
     pub usage: RunUpdated,
     /// Waits, oldest first. Not in rows of lists.
     pub waits: Vec<Wait>,
-    /// Names of the streams, `$run` first.
+    /// Names of the streams, `$run` first. Not in rows of lists.
     pub stream_names: Vec<Arc<str>>,
 }
 
@@ -115,9 +115,13 @@ impl RunInfo {
             (end.output, end.error) = (Bytes::new(), None);
         }
         let spec = &mut row.spec;
-        (spec.payload, spec.metadata, row.metadata) = Default::default();
+        (spec.payload, spec.payload_type, spec.metadata) = Default::default();
         (spec.attributes, spec.idempotency_key) = Default::default();
-        row.waits = Vec::new();
+        (spec.parent_run_id, spec.root_run_id) = Default::default();
+        (row.metadata, row.waits, row.stream_names) = Default::default();
+        if let Some(cancel) = &mut row.life.cancel {
+            cancel.reason = String::new();
+        }
         row
     }
 }
@@ -553,6 +557,8 @@ pub struct ListRuns {
     pub batch: Arc<str>,
     /// Only runs of this task; empty: of any or none.
     pub task: Arc<str>,
+    /// Only runs that this one has started; empty: by any or none.
+    pub parent: Arc<str>,
     /// Only runs in one of these; none: in any.
     pub statuses: Vec<RunStatus>,
     /// Only runs created then, in milliseconds since the Unix epoch.
@@ -582,6 +588,7 @@ impl Default for ListRuns {
             tags: Vec::new(),
             batch: "".into(),
             task: "".into(),
+            parent: "".into(),
             statuses: Vec::new(),
             created: 0..u64::MAX,
             after: None,

@@ -19,7 +19,7 @@ use super::{
     request::{RunInfo, RunKey},
 };
 use crate::{
-    core::{Facts, Inbox, RunState, StreamState},
+    core::{Facts, Inbox, RunState, StreamState, Wait},
     format::{frame::Frame, segment::JournalPoint},
     index::Change,
     journal::FrameAt,
@@ -96,6 +96,10 @@ const LOOKS_MAX: usize = 16;
 
 fn weigh_stream(stream: &StreamState) -> usize {
     STREAM_WEIGHT + stream.inbox.as_ref().map_or(0, Inbox::weight)
+}
+
+fn weigh_wait(wait: &Wait) -> usize {
+    WAIT_WEIGHT + wait.settled.as_ref().map_or(0, |settled| settled.value.len())
 }
 
 /// Where a run is.
@@ -435,7 +439,7 @@ impl Run {
             + streams.iter().map(weigh_stream).sum::<usize>()
             + producers.len() * PRODUCER_WEIGHT
             + self.state.requests.len() * REQUEST_WEIGHT
-            + self.state.waits.len() * WAIT_WEIGHT
+            + self.state.waits.iter().map(weigh_wait).sum::<usize>()
             + self.state.outbox_bytes()
             + self.published.frames_known() * FRAME_WEIGHT
     }

@@ -236,7 +236,7 @@ fn owed_inputs(state: &RunState) -> Vec<OwedInputs> {
             add(consumer.name.clone(), consumer.floor, consumer.owed(stream.tail));
         }
         if inbox.consumers().is_empty() {
-            add(DEFAULT_CONSUMER.into(), crate::record::Index::ZERO, stream.tail.0);
+            add(DEFAULT_CONSUMER.into(), stream.trim, stream.tail.0 - stream.trim.0);
         }
     }
     owed

@@ -1090,7 +1090,7 @@ pub mod work_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Gives the run back: to be queued, at once or later, or suspended until what
-        /// it waits for has come.
+        /// it waits for has come. A run that was asked to stop ends with that.
         pub async fn release_lease(
             &mut self,
             request: impl tonic::IntoRequest<crate::proto::ReleaseLeaseRequest>,

@@ -942,7 +942,7 @@ pub struct Run {
     #[prost(message, optional, tag = "16")]
     pub retention: ::core::option::Option<Retention>,
     /// What else was said when the run was created. Rows of lists are without
-    /// payload, idempotency key, metadata and attributes.
+    /// payload, its type, parent, root, idempotency key, metadata and attributes.
     #[prost(message, optional, tag = "17")]
     pub spec: ::core::option::Option<RunSpec>,
     /// The metadata document: JSON text, or empty. Not in rows of lists.
@@ -982,7 +982,7 @@ pub struct Run {
     /// Waits, oldest first. Not in rows of lists.
     #[prost(message, repeated, tag = "29")]
     pub waits: ::prost::alloc::vec::Vec<Wait>,
-    /// Names of the streams, `$run` first.
+    /// Names of the streams, `$run` first. Not in rows of lists.
     #[prost(string, repeated, tag = "30")]
     pub stream_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -995,7 +995,8 @@ pub struct Wait {
     /// Milliseconds since the Unix epoch of its creation.
     #[prost(uint64, tag = "2")]
     pub created_at_ms: u64,
-    /// What became of it; absent while it is pending.
+    /// What became of it; absent while it is pending. The state of a run has 2 MiB
+    /// of values: older ones are in the records that settled their waits only.
     #[prost(message, optional, tag = "3")]
     pub settled: ::core::option::Option<WaitSettled>,
     /// Milliseconds since the Unix epoch when it was settled, or 0.
@@ -1109,6 +1110,9 @@ pub struct ListRunsRequest {
     /// Only runs created before, in milliseconds since the Unix epoch.
     #[prost(uint64, optional, tag = "9")]
     pub created_to_ms: ::core::option::Option<u64>,
+    /// Only runs that this one has started; empty: by any or none.
+    #[prost(string, tag = "10")]
+    pub parent_run_id: ::prost::alloc::string::String,
 }
 /// A page of runs.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1929,7 +1933,7 @@ pub struct ClaimRunResponse {
 /// A run that was handed out.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ClaimedRun {
-    /// The run.
+    /// The run, with its waits and what became of them.
     #[prost(message, optional, tag = "1")]
     pub run: ::core::option::Option<Run>,
     /// Number of the lease.
@@ -1950,9 +1954,6 @@ pub struct ClaimedRun {
     /// Input streams with inputs that are owed.
     #[prost(message, repeated, tag = "7")]
     pub owed: ::prost::alloc::vec::Vec<OwedInputs>,
-    /// Waits, oldest first, and what became of them.
-    #[prost(message, repeated, tag = "8")]
-    pub waits: ::prost::alloc::vec::Vec<Wait>,
 }
 /// Inputs that a consumer of a stream has not acked.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1711,7 +1711,7 @@ pub mod work_service_server {
             tonic::Status,
         >;
         /// Gives the run back: to be queued, at once or later, or suspended until what
-        /// it waits for has come.
+        /// it waits for has come. A run that was asked to stop ends with that.
         async fn release_lease(
             &self,
             request: tonic::Request<crate::proto::ReleaseLeaseRequest>,

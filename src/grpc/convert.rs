@@ -60,6 +60,7 @@ pub(super) fn list_runs(request: proto::ListRunsRequest) -> Result<ListRuns, Ref
         tags: names(request.tags),
         batch: request.batch_id.into(),
         task: request.task.into(),
+        parent: request.parent_run_id.into(),
         statuses: statuses(request.statuses)?,
         created: request.created_from_ms..request.created_to_ms.unwrap_or(u64::MAX),
         after: page_position(&request.page_token)?,

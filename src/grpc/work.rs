@@ -119,10 +119,8 @@ fn term_ms(term_ms: u64) -> u64 {
 
 fn claimed_run(claimed: ClaimedRun) -> proto::ClaimedRun {
     let ClaimedRun { run, claimed, cursor, owed } = claimed;
-    let run = convert::run(run);
     proto::ClaimedRun {
-        waits: run.waits.clone(),
-        run: Some(run),
+        run: Some(convert::run(run)),
         lease_epoch: claimed.epoch,
         attempt: claimed.attempt,
         resumed: claimed.resumed,

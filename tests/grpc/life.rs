@@ -167,7 +167,8 @@ fn a_run_goes_from_the_queue_through_turns_and_a_wait_to_its_end() {
         assert!(again.deduplicated && again.seq.is_none());
         let resumed = wire.claim(0).await.expect("queued by the answer");
         assert_eq!((resumed.lease_epoch, resumed.attempt, resumed.resumed), (2, 1, true));
-        let settled = resumed.waits[0].settled.clone().expect("settled");
+        let known = resumed.run.clone().expect("a run");
+        let settled = known.waits[0].settled.clone().expect("settled");
         assert_eq!((settled.result(), settled.index), (WaitResult::Completed, Some(0)));
         assert_eq!((resumed.owed[0].owed, resumed.owed[0].floor), (1, 0));
 
