@@ -136,7 +136,7 @@ async fn converse(
         for token in answer.iter().take(if is_fatal { 3 } else { answer.len() }) {
             let epoch = Header { name: "lease".into(), value: job.epoch().to_string().into() };
             let record = NewRecord { headers: vec![epoch], ..NewRecord::new(*token) };
-            let _ = tokens.submit(vec![record]).await?;
+            drop(tokens.submit(vec![record]).await?);
         }
         if is_fatal {
             println!("       (the first worker dies after three tokens)");
