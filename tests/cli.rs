@@ -7,6 +7,8 @@
 #[path = "cli/runs.rs"]
 mod runs;
 mod support;
+#[path = "cli/work.rs"]
+mod work;
 
 use std::{
     fs,

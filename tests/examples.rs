@@ -1,8 +1,8 @@
 //! Plays the examples: each holds itself to what it shows.
 
 #![cfg(all(feature = "grpc", feature = "client"))]
-// An example has a `main` that its test does not need.
-#![allow(dead_code)]
+// An example has a `main` that its test does not need, and its own stage.
+#![allow(dead_code, clippy::duplicate_mod)]
 
 #[path = "../tools/examples/cancel_stream.rs"]
 mod cancel_stream;

@@ -5,7 +5,7 @@
 //! | 0 | done; also when whoever read the output had enough |
 //! | 1 | failure |
 //! | 2 | wrong usage, or input that cannot be sent |
-//! | 3 | no such run or stream |
+//! | 3 | no such run, stream, token or batch; no run to claim, or no message, in time |
 //! | 4 | a precondition does not hold: closed, trimmed, taken over, other parameters |
 //! | 5 | unavailable: the server cannot be reached or cannot take it now |
 //! | 75 | `serve`: cannot go on, start again |
@@ -73,6 +73,11 @@ impl Failure {
     /// Arguments that do not go together, or input that cannot be used.
     pub(super) fn usage(message: impl Into<String>) -> Self {
         Self { exit: Exit::Usage, reason: "USAGE", message: message.into() }
+    }
+
+    /// There is nothing of what was asked for.
+    pub(super) fn nothing(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { exit: Exit::NotFound, reason, message: message.into() }
     }
 
     /// A local file or pipe failed.
@@ -208,9 +213,31 @@ fn refused(refusal: &Refusal, Subject { run, stream, .. }: &Subject) -> String {
              with --epoch {}",
             current + 1
         ),
-        Refusal::DedupMismatch => "this producer and epoch have been used for other lines: repeat \
-             the same input, or start anew with a higher --epoch"
-            .into(),
+        Refusal::DedupMismatch => {
+            "this id, or this producer and epoch, was used for other lines or content: \
+             repeat the same input, or start anew with another id or a higher --epoch"
+                .into()
+        }
+        Refusal::WaitNotFound => {
+            format!("wait token not found: {run:?}; create it with `braidlog wait-token create`")
+        }
+        Refusal::Fenced { current } => format!(
+            "run {run:?} is not held under this lease: its newest is {current}; see `braidlog run \
+             get`, or take it with `braidlog lease acquire`"
+        ),
+        Refusal::LeaseRequired { current } => format!(
+            "run {run:?} was claimed: this needs its lease, of which the newest is {current}; say \
+             --lease-epoch, or take it with `braidlog lease acquire`"
+        ),
+        Refusal::LeaseHeld { worker, .. } => format!(
+            "worker {worker:?} has run {run:?}: wait until it gives it back, or take it over with \
+             --takeover"
+        ),
+        Refusal::NotQueued { status } => format!(
+            "run {run:?} is not queued but {}: only the start of a run that nobody has worked on \
+             can be put off",
+            status.as_str_name().trim_start_matches("RUN_STATUS_").to_lowercase()
+        ),
         Refusal::Limit { which, limit } if which.contains("producer") => format!(
             "run {run:?} has had {limit} producers, the most it keeps: go on as one of them, with \
              --producer and a higher --epoch"

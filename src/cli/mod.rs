@@ -8,19 +8,26 @@
 
 mod acks;
 mod append;
+mod batch;
+mod body;
+mod claim;
+mod commit;
 mod cursor_file;
 mod failure;
 mod input;
 mod interrupt;
 mod lines;
 mod logging;
+mod meta;
 mod once;
 mod output;
 mod quantity;
 mod read;
+mod receive;
 mod records;
 mod remote;
 mod run;
+mod send;
 mod serve;
 mod settings;
 mod shape;
@@ -30,6 +37,8 @@ mod table;
 mod tail;
 mod trim;
 mod utc;
+mod wait_token;
+mod watch;
 mod writer;
 
 use std::{env, process::ExitCode};
@@ -68,6 +77,22 @@ enum Command {
     Trim(trim::TrimArgs),
     #[command(subcommand)]
     Run(run::RunCommand),
+    Watch(watch::WatchArgs),
+    #[command(subcommand)]
+    Meta(meta::MetaCommand),
+    Send(send::SendArgs),
+    Receive(receive::ReceiveArgs),
+    Take(receive::TakeArgs),
+    Peek(receive::PeekArgs),
+    Ack(receive::AckArgs),
+    Claim(claim::ClaimArgs),
+    #[command(subcommand)]
+    Lease(claim::LeaseCommand),
+    Commit(Box<commit::CommitArgs>),
+    #[command(subcommand)]
+    WaitToken(wait_token::TokenCommand),
+    #[command(subcommand)]
+    Batch(batch::BatchCommand),
     Stats(stats::StatsArgs),
     #[command(subcommand)]
     Config(settings::ConfigCommand),
@@ -113,6 +138,18 @@ impl Command {
             Self::Tail(args) => tail::run(args).await,
             Self::Trim(args) => trim::run(args).await,
             Self::Run(command) => run::run(command).await,
+            Self::Watch(args) => watch::run(args).await,
+            Self::Meta(command) => meta::run(command).await,
+            Self::Send(args) => send::run(args).await,
+            Self::Receive(args) => receive::receive(args).await,
+            Self::Take(args) => receive::take(args).await,
+            Self::Peek(args) => receive::peek(args).await,
+            Self::Ack(args) => receive::ack(args).await,
+            Self::Claim(args) => claim::claim(args).await,
+            Self::Lease(command) => claim::lease(command).await,
+            Self::Commit(args) => commit::run(*args).await,
+            Self::WaitToken(command) => wait_token::run(command).await,
+            Self::Batch(command) => batch::run(command).await,
             Self::Stats(args) => stats::run(args).await,
             Self::Config(settings::ConfigCommand::Show(args)) => settings::show(args),
         }
@@ -127,6 +164,18 @@ impl Command {
             Self::Tail(args) => args.remote.json,
             Self::Trim(args) => args.remote.json,
             Self::Run(command) => command.as_json(),
+            Self::Watch(args) => args.remote.json,
+            Self::Meta(command) => command.as_json(),
+            Self::Send(args) => args.remote.json,
+            Self::Receive(args) => args.remote.json,
+            Self::Take(args) => args.remote.json,
+            Self::Peek(args) => args.remote.json,
+            Self::Ack(args) => args.remote.json,
+            Self::Claim(args) => args.remote.json,
+            Self::Lease(command) => command.as_json(),
+            Self::Commit(args) => args.remote.json,
+            Self::WaitToken(command) => command.as_json(),
+            Self::Batch(command) => command.as_json(),
             Self::Stats(args) => args.remote.json,
         }
     }

@@ -41,6 +41,38 @@ impl FromStr for Moment {
     }
 }
 
+const WHEN: Unreadable = Unreadable {
+    expected: "a time in UTC such as 2026-11-23T19:11, or how long from now, such as 10m",
+};
+
+/// A moment to come: by itself, or by how long it is from now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// Milliseconds since the Unix epoch.
+    At(u64),
+    /// Milliseconds from now.
+    In(u64),
+}
+
+impl When {
+    /// Milliseconds since the Unix epoch.
+    pub(super) fn ms(self, now_ms: u64) -> u64 {
+        match self {
+            Self::At(ms) => ms,
+            Self::In(ms) => now_ms.saturating_add(ms),
+        }
+    }
+}
+
+impl FromStr for When {
+    type Err = Unreadable;
+
+    fn from_str(text: &str) -> Result<Self, Unreadable> {
+        let is_duration = duration_ms(text).map(Self::In).ok();
+        is_duration.or_else(|| utc::parse(text).map(Self::At)).ok_or(WHEN)
+    }
+}
+
 /// `1.5 MiB`: a size for people.
 pub(super) fn size(bytes: u64) -> String {
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -71,6 +103,16 @@ mod tests {
         assert_eq!(Moment::Ago(5).ms(7), 2);
         assert_eq!(Moment::Ago(9).ms(7), 0);
         assert_eq!(Moment::At(9).ms(7), 9);
+    }
+
+    #[test]
+    fn moments_to_come_are_given_or_some_time_from_now() {
+        assert_eq!("10m".parse::<When>(), Ok(When::In(600_000)));
+        assert_eq!("1970-01-01T00:01Z".parse::<When>(), Ok(When::At(60_000)));
+        for text in ["", "soon", "2h-ago", "7"] {
+            assert_eq!(text.parse::<When>(), Err(WHEN), "{text}");
+        }
+        assert_eq!((When::In(5).ms(7), When::At(5).ms(7)), (12, 5));
     }
 
     #[test]

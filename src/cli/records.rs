@@ -7,6 +7,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::ValueEnum;
+use serde::Serialize;
 
 use super::{
     failure::{Exit, Failure},
@@ -14,7 +15,7 @@ use super::{
     shape::{Happening, RecordPart, outcome_name},
 };
 use crate::{
-    engine::{End, Gap, Records, StreamInfo},
+    engine::{End, Gap, Input, Records, StreamInfo},
     proto::{Header, Kind, Record},
 };
 
@@ -53,6 +54,25 @@ impl RecordPrinter {
         self.names.extend(streams.iter().map(|stream| (stream.stream.0, stream.name.clone())));
     }
 
+    /// Prints records of a watch, each as it is. As JSON, the last one carries `cursor`.
+    pub(super) fn watched(&mut self, records: &[Record], cursor: &str) -> Result<(), Failure> {
+        let Some((last, others)) = records.split_last() else { return Ok(()) };
+        for record in others {
+            self.record(record, None)?;
+        }
+        self.record(last, Some(cursor))
+    }
+
+    /// Prints something else than a record, as JSON.
+    pub(super) fn json(&mut self, fields: impl Serialize) -> Result<(), Failure> {
+        self.output.json(fields)
+    }
+
+    /// Prints something else than a record, for people.
+    pub(super) fn line(&mut self, text: &str) -> Result<(), Failure> {
+        self.output.line(text)
+    }
+
     /// Prints records. As JSON, the last one carries `cursor`: where to resume after it.
     pub(super) fn records(&mut self, records: &Records, cursor: &str) -> Result<(), Failure> {
         let records = records.decode().map_err(|damage| Failure {
@@ -60,11 +80,21 @@ impl RecordPrinter {
             reason: "UNEXPECTED",
             message: format!("the server sent a record that cannot be read: {damage}"),
         })?;
-        let Some((last, others)) = records.split_last() else { return Ok(()) };
-        for record in others {
-            self.record(record, None)?;
+        self.watched(&records, cursor)
+    }
+
+    /// Prints a message of a stream.
+    pub(super) fn message(&mut self, input: &Input, stream: &str) -> Result<(), Failure> {
+        if self.format == Format::Json {
+            let part = RecordPart::message(&input.record, stream, input.redelivery);
+            return self.output.json(Happening::Record(&part));
         }
-        self.record(last, Some(cursor))
+        self.record(&input.record, None)
+    }
+
+    /// Prints, as JSON only, why no message follows.
+    pub(super) fn messages_end(&mut self, reason: &'static str) -> Result<(), Failure> {
+        self.happened(Happening::End { reason, outcome: None, cursor: "" })
     }
 
     fn record(&mut self, record: &Record, cursor: Option<&str>) -> Result<(), Failure> {

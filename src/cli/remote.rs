@@ -1,6 +1,6 @@
 //! The options of every command that talks to a server.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 
@@ -13,6 +13,8 @@ use crate::{
     config::{DEFAULT_LISTEN, ENV_SERVER},
     engine::RunKey,
     error::Error,
+    platform::os,
+    record::RunUid,
 };
 
 /// How long a server may take to answer the first call.
@@ -69,6 +71,11 @@ impl Remote {
             .map_err(|error| Failure::usage(format!("--server {}: {error}", self.server)))
     }
 
+    /// A client for a call that may wait so long by itself.
+    pub(super) fn following_client(&self) -> Result<Client, Failure> {
+        self.patient_client(SECONDS_TO_GO_ON)
+    }
+
     /// What a command is about, for its messages.
     pub(super) fn subject(&self, run: &str, stream: Option<&str>) -> Subject {
         Subject {
@@ -82,4 +89,14 @@ impl Remote {
     pub(super) fn format(&self, format: Format) -> Format {
         if self.json { Format::Json } else { format }
     }
+}
+
+/// Milliseconds since the Unix epoch.
+pub(super) fn now_ms() -> u64 {
+    os::platform("").clock.wall_ms()
+}
+
+/// An id that no other call has, by which a command is known when it is repeated.
+pub(super) fn request_id() -> Arc<str> {
+    RunUid(os::platform("").random_id()).to_string().into()
 }

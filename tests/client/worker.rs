@@ -47,7 +47,7 @@ fn a_job_is_done_turn_by_turn() {
 
         let mut tokens = job.output("tokens").expect("output");
         for n in 0..10 {
-            let _ = tokens.submit(vec![NewRecord::new(n.to_string())]).await.expect("room");
+            drop(tokens.submit(vec![NewRecord::new(n.to_string())]).await.expect("room"));
         }
         tokens.finish().await.expect("all of it");
         let input = job.take("in", LONG).await.expect("asked").expect("a message");
@@ -236,7 +236,7 @@ fn a_job_outlives_a_restart_of_the_server_and_broken_connections() {
         let mut output = job.output("out").expect("output");
         let mut server = server;
         for n in 0..40 {
-            let _ = output.submit(vec![NewRecord::new(n.to_string())]).await.expect("room");
+            drop(output.submit(vec![NewRecord::new(n.to_string())]).await.expect("room"));
             match n % 10 {
                 3 => proxy.cut(),
                 7 if n < 20 => server = server.restart().await,

@@ -1,17 +1,21 @@
 //! `braidlog run create`.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 use crate::{
     cli::{
+        body::body,
         failure::Failure,
         output::Output,
-        quantity::{bytes, duration_ms},
-        remote::Remote,
+        quantity::{When, bytes, duration_ms},
+        remote::{Remote, now_ms},
         shape::RunLine,
     },
     core::{AtLimit, Create, Retention},
     engine::DEFAULT_NAMESPACE,
+    proto::RunSpec,
 };
 
 /// Creates a run; does nothing if it exists with the same parameters
@@ -20,7 +24,9 @@ use crate::{
 Examples:
   braidlog run create build-17 --task nightly
   braidlog run create build-18 --tag nightly --tag linux --batch 2026-11-23
-  braidlog run create sensor-4 --retain-age 7d --retain-bytes 100MiB --at-limit trim-oldest")]
+  braidlog run create sensor-4 --retain-age 7d --retain-bytes 100MiB --at-limit trim-oldest
+  braidlog run create mail-9 --task mail --payload '{\"to\":\"ada\"}' --delay 10m --ttl 1h
+  braidlog run create order-5 --task order --idempotency-key cart-77 --idempotency-ttl 1d")]
 pub(in crate::cli) struct CreateArgs {
     /// Name of the run: 1 to 512 bytes, not starting with `$`
     run: String,
@@ -34,9 +40,90 @@ pub(in crate::cli) struct CreateArgs {
     #[arg(long, value_name = "BATCH", default_value = "", hide_default_value = true)]
     batch: String,
     #[command(flatten)]
+    spec: SpecArgs,
+    #[command(flatten)]
     retain: RetainArgs,
     #[command(flatten)]
     pub(super) remote: Remote,
+}
+
+/// What the run works on, when, and how often.
+#[derive(Debug, Args)]
+struct SpecArgs {
+    /// What it works on, at most 1 MiB
+    #[arg(long, value_name = "TEXT", conflicts_with = "payload_file", allow_hyphen_values = true)]
+    payload: Option<String>,
+    /// File that holds what it works on; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    payload_file: Option<PathBuf>,
+    /// Media type of the payload
+    #[arg(long, value_name = "TYPE", default_value = "", hide_default_value = true)]
+    payload_type: String,
+    /// Run that starts this one
+    #[arg(long, value_name = "RUN", default_value = "", hide_default_value = true)]
+    parent: String,
+    /// First of the chain of parents [default: the parent]
+    #[arg(long, value_name = "RUN", default_value = "", hide_default_value = true)]
+    root: String,
+    /// Key under which creating a run again, of any name, gives this one
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
+    idempotency_key: String,
+    /// Forget the key after so long, as in 1d [default: 30d]
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms, requires = "idempotency_key")]
+    idempotency_ttl: Option<u64>,
+    /// Hand it out not before: a time in UTC, or how long from now, as in 10m
+    #[arg(long, value_name = "WHEN")]
+    delay: Option<When>,
+    /// Let it expire after so long in the queue, as in 1h
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms, default_value = "0s",
+          hide_default_value = true)]
+    ttl: u64,
+    /// The metadata document to begin with: a JSON object
+    #[arg(long, value_name = "JSON", default_value = "", hide_default_value = true)]
+    metadata: String,
+    /// Attempts there are, abandoned ones counted [default: 3]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    max_attempts: u32,
+    /// Let it time out so long after its start, as in 1h
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms, default_value = "0s",
+          hide_default_value = true)]
+    max_duration: u64,
+    /// Hand it out before runs of lower priority
+    #[arg(long, value_name = "N", default_value_t = 0, allow_hyphen_values = true)]
+    priority: i32,
+    /// Do not hand it out before `run update` tells it a version
+    #[arg(long)]
+    pending_version: bool,
+    /// Version it is of
+    #[arg(long, value_name = "VERSION", default_value = "", hide_default_value = true)]
+    run_version: String,
+    /// Mark it as a test
+    #[arg(long)]
+    is_test: bool,
+}
+
+impl SpecArgs {
+    async fn spec(self) -> Result<RunSpec, Failure> {
+        let expires_at_ms = self.idempotency_ttl.map(|ttl| When::In(ttl).ms(now_ms()));
+        Ok(RunSpec {
+            payload: body(self.payload.as_deref(), self.payload_file.as_deref()).await?,
+            payload_type: self.payload_type,
+            parent_run_id: self.parent,
+            root_run_id: self.root,
+            idempotency_key: self.idempotency_key,
+            idempotency_expires_at_ms: expires_at_ms.unwrap_or(0),
+            delay_until_ms: self.delay.map_or(0, |delay| delay.ms(now_ms())),
+            ttl_ms: self.ttl,
+            metadata: self.metadata.into(),
+            max_attempts: self.max_attempts,
+            max_duration_ms: self.max_duration,
+            priority: self.priority,
+            pending_version: self.pending_version,
+            version: self.run_version,
+            is_test: self.is_test,
+            ..RunSpec::default()
+        })
+    }
 }
 
 /// What is kept of the run.
@@ -102,7 +189,7 @@ pub(super) async fn create(args: CreateArgs, output: &mut Output) -> Result<(), 
         tags: args.tags.into_iter().map(Into::into).collect(),
         batch: args.batch.into(),
         retention: args.retain.retention()?,
-        ..Create::default()
+        spec: args.spec.spec().await?,
     };
     let created = args.remote.client()?.create_run(create).await;
     let created =

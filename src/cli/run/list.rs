@@ -7,13 +7,12 @@ use crate::{
         failure::Failure,
         output::Output,
         quantity::Moment,
-        remote::Remote,
+        remote::{Remote, now_ms},
         shape::{RunLine, status_name},
         table::Table,
         utc::utc,
     },
     engine::{ListRuns, RunInfo},
-    platform::os,
     proto::RunStatus,
     record::LIST_ROWS_MAX,
 };
@@ -59,9 +58,21 @@ pub(in crate::cli) struct ListArgs {
 /// Where a run may stand, as words of the command line.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 #[value(rename_all = "snake_case")]
-enum Status {
+pub(in crate::cli) enum Status {
     /// Not closed
     Open,
+    /// Waits for the version it is of
+    PendingVersion,
+    /// Waits for its start time
+    Delayed,
+    /// Waits for a worker
+    Queued,
+    /// Handed to a worker that has not written yet
+    Dequeued,
+    /// At work
+    Executing,
+    /// Waits for an input, a token or a time
+    Waiting,
     /// Closed: it did what it was for
     Completed,
     /// Closed: its code reported an error
@@ -80,7 +91,7 @@ enum Status {
 
 impl Status {
     /// The statuses of the protocol that are meant.
-    fn statuses(self) -> &'static [RunStatus] {
+    pub(in crate::cli) fn statuses(self) -> &'static [RunStatus] {
         match self {
             Self::Open => &[
                 RunStatus::PendingVersion,
@@ -90,6 +101,12 @@ impl Status {
                 RunStatus::Executing,
                 RunStatus::Waiting,
             ],
+            Self::PendingVersion => &[RunStatus::PendingVersion],
+            Self::Delayed => &[RunStatus::Delayed],
+            Self::Queued => &[RunStatus::Queued],
+            Self::Dequeued => &[RunStatus::Dequeued],
+            Self::Executing => &[RunStatus::Executing],
+            Self::Waiting => &[RunStatus::Waiting],
             Self::Completed => &[RunStatus::Completed],
             Self::Failed => &[RunStatus::Failed],
             Self::Canceled => &[RunStatus::Canceled],
@@ -104,7 +121,7 @@ impl Status {
 impl ListArgs {
     /// The first page.
     fn first(&self) -> ListRuns {
-        let now_ms = os::platform("").clock.wall_ms();
+        let now_ms = now_ms();
         let moment = |moment: Option<Moment>| moment.map(|moment| moment.ms(now_ms));
         ListRuns {
             prefix: self.prefix.clone(),

@@ -1,46 +1,68 @@
-//! `braidlog run`: creates, describes, lists, closes and deletes runs.
+//! `braidlog run`: creates, describes, lists, changes, stops, closes and deletes runs.
 
 mod create;
 mod delete;
-mod list;
+pub(super) mod list;
+mod update;
 
 use std::borrow::Cow;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use self::{create::CreateArgs, delete::DeleteArgs, list::ListArgs};
+use self::{
+    create::CreateArgs,
+    delete::DeleteArgs,
+    list::ListArgs,
+    update::{CancelArgs, RescheduleArgs, TagArgs, UpdateArgs},
+};
 use super::{
     failure::Failure,
     interrupt,
     output::Output,
-    quantity::{duration, size},
-    remote::Remote,
+    quantity::{Moment, duration, size},
+    remote::{Remote, now_ms},
     shape::{RunLine, at_limit_name, outcome_name, status_name, stream_kind_name},
     table::Table,
     utc::utc,
 };
 use crate::{
     core::{Close, Retention},
-    engine::{RunInfo, RunKey, StreamInfo},
+    engine::{At, RunInfo, RunKey, StreamInfo},
     proto::{Outcome, RunError},
+    record::Seq,
 };
 
-/// Creates, describes, lists, closes and deletes runs
+/// Creates, describes, lists, changes, stops, closes and deletes runs
 #[derive(Debug, Subcommand)]
 pub(super) enum RunCommand {
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     Get(GetArgs),
     List(ListArgs),
+    Tag(TagArgs),
+    Update(UpdateArgs),
+    Reschedule(RescheduleArgs),
+    Cancel(CancelArgs),
     Close(CloseArgs),
     Delete(DeleteArgs),
 }
 
 /// Describes a run and its streams
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  braidlog run get build-17 --json | jq .run.tail")]
+#[command(after_help = "\
+Examples:
+  braidlog run get build-17 --json | jq .run.tail
+  braidlog run get build-17 --at-time 2h-ago
+
+The streams are those of now; they are left out for a run as it was.")]
 pub(super) struct GetArgs {
     /// Name of the run
     run: String,
+    /// The run as it was when the records below this seq had been written
+    #[arg(long, value_name = "SEQ", conflicts_with = "at_time")]
+    at_seq: Option<u64>,
+    /// The run as it was then: a time in UTC, or as in 2h-ago
+    #[arg(long, value_name = "TIME")]
+    at_time: Option<Moment>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -66,6 +88,9 @@ pub(super) struct CloseArgs {
     /// Why the run did not complete
     #[arg(long, value_name = "MESSAGE")]
     error_message: Option<String>,
+    /// Number of the lease under which this is done; a run that was claimed needs it
+    #[arg(long, value_name = "N")]
+    lease_epoch: Option<u64>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -73,7 +98,7 @@ pub(super) struct CloseArgs {
 /// The outcomes of the protocol, as words of the command line.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 #[value(rename_all = "snake_case")]
-enum Ending {
+pub(super) enum Ending {
     /// The run did what it was for
     Completed,
     /// The run's code reported an error
@@ -111,6 +136,10 @@ impl RunCommand {
             Self::Create(args) => args.remote.json,
             Self::Get(args) => args.remote.json,
             Self::List(args) => args.remote.json,
+            Self::Tag(args) => args.remote.json,
+            Self::Update(args) => args.remote.json,
+            Self::Reschedule(args) => args.remote.json,
+            Self::Cancel(args) => args.remote.json,
             Self::Close(args) => args.remote.json,
             Self::Delete(args) => args.remote.json,
         }
@@ -122,9 +151,13 @@ pub(super) async fn run(command: RunCommand) -> Result<(), Failure> {
     interrupt::exit_on_interrupt(|| None);
     let mut output = Output::new();
     match command {
-        RunCommand::Create(args) => create::create(args, &mut output).await?,
+        RunCommand::Create(args) => create::create(*args, &mut output).await?,
         RunCommand::Get(args) => get(args, &mut output).await?,
         RunCommand::List(args) => list::list(args, &mut output).await?,
+        RunCommand::Tag(args) => update::tag(args, &mut output).await?,
+        RunCommand::Update(args) => update::update(args, &mut output).await?,
+        RunCommand::Reschedule(args) => update::reschedule(args, &mut output).await?,
+        RunCommand::Cancel(args) => update::cancel(args, &mut output).await?,
         RunCommand::Close(args) => close(args, &mut output).await?,
         RunCommand::Delete(args) => delete::delete(args, &mut output).await?,
     }
@@ -135,16 +168,32 @@ async fn get(args: GetArgs, output: &mut Output) -> Result<(), Failure> {
     let client = args.remote.client()?;
     let key = RunKey::new(args.run.as_str());
     let failed = |error| Failure::store(&error, &args.remote.subject(&args.run, None));
+    let at = match (args.at_seq, args.at_time) {
+        (Some(seq), _) => Some(At::Seq(Seq(seq))),
+        (None, time) => time.map(|time| At::Time(time.ms(now_ms()))),
+    };
+    if let Some(at) = at {
+        let run = client.get_run_at(&key, at).await.map_err(failed)?;
+        return match args.remote.json {
+            true => output.json(RunLine::listed(&run)),
+            false => tell(&run, output),
+        };
+    }
     let run = client.get_run(&key).await.map_err(failed)?;
     let streams = client.list_streams(&key, Some(run.run_uid)).await.map_err(failed)?.streams;
     if args.remote.json {
         return output.json(RunLine::described(&run, &streams));
     }
-    for (name, value) in facts(&run) {
-        output.line(&format!("{name:<12}{value}"))?;
-    }
+    tell(&run, output)?;
     output.line("")?;
     output.bytes(stream_table(&streams).take().as_bytes())
+}
+
+fn tell(run: &RunInfo, output: &mut Output) -> Result<(), Failure> {
+    for (name, value) in facts(run) {
+        output.line(&format!("{name:<12}{value}"))?;
+    }
+    Ok(())
 }
 
 /// What there is to say about a run, with a name each.
@@ -162,6 +211,7 @@ fn facts(run: &RunInfo) -> Vec<(&'static str, Cow<'_, str>)> {
         ("tail", format!("seq {}", run.tail).into()),
         ("bytes", run.bytes.to_string().into()),
     ];
+    facts.extend(life_facts(run));
     if let Some(end) = &run.ended {
         facts.push(("completed", utc(end.completed_ms).into()));
         facts.push(("output", harmless(&String::from_utf8_lossy(&end.output)).into()));
@@ -171,6 +221,34 @@ fn facts(run: &RunInfo) -> Vec<(&'static str, Cow<'_, str>)> {
     }
     facts.retain(|(_, value)| !value.is_empty());
     facts
+}
+
+/// What there is to say about the work on a run.
+fn life_facts(run: &RunInfo) -> Vec<(&'static str, Cow<'_, str>)> {
+    let (life, spec) = (&run.life, &run.spec);
+    let time = |ms: u64| if ms == 0 { String::new() } else { utc(ms) };
+    let lease = life.lease.as_ref().map(|lease| {
+        format!("{} of {}, a term of {}", life.epoch, lease.worker, duration(lease.term_ms))
+    });
+    let cancel = life
+        .cancel
+        .as_ref()
+        .map(|cancel| format!("asked to stop at {} ({})", utc(cancel.requested_ms), cancel.reason));
+    let some = |number: u64| if number == 0 { String::new() } else { number.to_string() };
+    vec![
+        ("payload", harmless(&String::from_utf8_lossy(&spec.payload)).into()),
+        ("parent", spec.parent_run_id.as_str().into()),
+        ("root", spec.root_run_id.as_str().into()),
+        ("key", harmless(&spec.idempotency_key).into()),
+        ("version", spec.version.as_str().into()),
+        ("priority", if spec.priority == 0 { "".into() } else { spec.priority.to_string().into() }),
+        ("delayed to", time(life.delay_until_ms).into()),
+        ("started", time(life.started_ms).into()),
+        ("attempt", some(life.attempt.into()).into()),
+        ("lease", lease.unwrap_or_default().into()),
+        ("cancel", harmless(&cancel.unwrap_or_default()).into()),
+        ("metadata", harmless(&String::from_utf8_lossy(&run.metadata)).into()),
+    ]
 }
 
 /// `7d after close, at most 1.0 MiB (reject)`.
@@ -189,7 +267,7 @@ fn keeps(retention: &Retention) -> String {
 }
 
 /// Text of strangers without characters that a terminal would obey.
-fn harmless(text: &str) -> String {
+pub(super) fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
@@ -214,6 +292,7 @@ async fn close(args: CloseArgs, output: &mut Output) -> Result<(), Failure> {
         output: args.output.into(),
         output_type: args.output_type,
         error,
+        lease_epoch: args.lease_epoch,
         ..Close::default()
     };
     let key = RunKey::new(args.run.as_str());

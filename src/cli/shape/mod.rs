@@ -7,6 +7,7 @@
 mod record;
 mod run;
 mod stats;
+mod work;
 
 use std::str;
 
@@ -17,6 +18,10 @@ pub(super) use self::{
     record::RecordPart,
     run::{DeletedLine, RunLine, TrimmedLine, status_name, stream_kind_name},
     stats::StatsLine,
+    work::{
+        CanceledLine, ClaimedLine, WatchLine, acked, added, batch, committed, metadata, released,
+        renewed, sent, stands, token, token_status_name,
+    },
 };
 use crate::{
     core::{Appended, AtLimit, Retention},
@@ -72,7 +77,8 @@ pub(super) enum Happening<'a> {
         /// How the run ended, if it is closed.
         #[serde(skip_serializing_if = "Option::is_none")]
         outcome: Option<String>,
-        /// Where to resume.
+        /// Where to resume; empty for messages, which know it themselves.
+        #[serde(skip_serializing_if = "str::is_empty")]
         cursor: &'a str,
     },
     /// Lines are on disk.

@@ -36,6 +36,9 @@ pub(in crate::cli) struct RecordPart<'a> {
     data_base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cursor: Option<String>,
+    /// Set for a message that may have been seen before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    redelivery: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,16 +86,12 @@ fn other(name: &str, fields: serde_json::Value) -> EventPart<'static> {
 }
 
 /// A status, an action or a result by its short name.
-fn short(name: &str, prefix: &str) -> String {
+pub(super) fn short(name: &str, prefix: &str) -> String {
     name.trim_start_matches(prefix).to_lowercase()
 }
 
 fn status(status: RunStatus) -> String {
     short(status.as_str_name(), "RUN_STATUS_")
-}
-
-fn text(bytes: &bytes::Bytes) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn metadata(changed: &MetadataChanged) -> EventPart<'static> {
@@ -108,8 +107,9 @@ fn metadata(changed: &MetadataChanged) -> EventPart<'static> {
     other("metadata_changed", json!({ "operations": operations, "source_run_id": source }))
 }
 
-fn wait(created: &WaitCreated) -> EventPart<'static> {
-    let target = match &created.target {
+/// What a wait is for.
+pub(super) fn wait_target(created: &WaitCreated) -> serde_json::Value {
+    match &created.target {
         Some(wait_created::Target::Input(input)) => json!({ "input": {
             "stream": input.stream, "consumer": input.consumer, "after": input.after,
             "ack": input.ack,
@@ -117,23 +117,31 @@ fn wait(created: &WaitCreated) -> EventPart<'static> {
         Some(wait_created::Target::Token(token)) => json!({ "token": token.token_id }),
         Some(wait_created::Target::Time(time)) => json!({ "until_ms": time.until_ms }),
         None => serde_json::Value::Null,
-    };
+    }
+}
+
+fn wait(created: &WaitCreated) -> EventPart<'static> {
+    let target = wait_target(created);
     let (wait_id, deadline_ms) = (&created.wait_id, created.deadline_ms);
     let fields = json!({ "wait_id": wait_id, "for": target, "deadline_ms": deadline_ms });
     other("wait_created", fields)
 }
 
-fn settled(settled: &WaitSettled) -> EventPart<'static> {
-    other(
-        "wait_settled",
-        json!({
-            "wait_id": settled.wait_id,
-            "result": short(settled.result().as_str_name(), "WAIT_RESULT_"),
-            "index": settled.index,
-            "value": text(&settled.value),
-            "value_type": settled.value_type,
-        }),
-    )
+/// What became of a wait.
+pub(super) fn settled(settled: &WaitSettled) -> serde_json::Value {
+    let mut fields = serde_json::Map::new();
+    fields.insert("wait_id".into(), settled.wait_id.as_str().into());
+    let result = short(settled.result().as_str_name(), "WAIT_RESULT_");
+    fields.insert("result".into(), result.into());
+    // Index 0 is an index.
+    fields.extend(settled.index.map(|index| ("index".to_owned(), index.into())));
+    let value = Bytes::unless_empty(&settled.value);
+    fields.extend(value.text.map(|text| ("value".to_owned(), text.into())));
+    fields.extend(value.base64.map(|base64| ("value_base64".to_owned(), base64.into())));
+    if !settled.value_type.is_empty() {
+        fields.insert("value_type".into(), settled.value_type.as_str().into());
+    }
+    fields.into()
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -163,7 +171,13 @@ impl<'a> RecordPart<'a> {
             data: data.text,
             data_base64: data.base64,
             cursor,
+            redelivery: false,
         }
+    }
+
+    /// A message, and whether it may have been seen before.
+    pub(in crate::cli) fn message(record: &'a Record, stream: &'a str, redelivery: bool) -> Self {
+        Self { redelivery, ..Self::new(record, stream.into(), None) }
     }
 }
 
@@ -239,7 +253,9 @@ impl<'a> EventPart<'a> {
             }
             event::Event::MetadataChanged(changed) => metadata(changed),
             event::Event::WaitCreated(created) => wait(created),
-            event::Event::WaitSettled(found) => settled(found),
+            event::Event::WaitSettled(found) => {
+                Self::Other(json!({ "wait_settled": settled(found) }))
+            }
         }
     }
 }

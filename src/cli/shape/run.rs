@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{EndPart, RetentionPart};
+use super::{EndPart, RetentionPart, work};
 use crate::{
     core::Deleted,
     engine::{ClosedRun, CreatedRun, RunEnd, RunInfo, StreamInfo},
@@ -100,7 +100,7 @@ impl<'a> TrimmedLine<'a> {
 
 /// A run.
 #[derive(Debug, Serialize)]
-struct RunPart<'a> {
+pub(in crate::cli) struct RunPart<'a> {
     run_id: &'a str,
     run_uid: String,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -121,6 +121,8 @@ struct RunPart<'a> {
     tail: u64,
     streams: u32,
     bytes: u64,
+    #[serde(flatten)]
+    details: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A stream of a run.
@@ -135,7 +137,8 @@ struct StreamPart<'a> {
 }
 
 impl<'a> RunPart<'a> {
-    fn new(run: &'a RunInfo) -> Self {
+    /// The run.
+    pub(super) fn new(run: &'a RunInfo) -> Self {
         let end = |end: &'a RunEnd| {
             EndPart::new(end.outcome, &end.output, &end.output_type, end.error.as_ref())
         };
@@ -154,6 +157,7 @@ impl<'a> RunPart<'a> {
             tail: run.tail.0,
             streams: run.streams,
             bytes: run.bytes,
+            details: work::details(run),
         }
     }
 }
