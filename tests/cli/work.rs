@@ -59,7 +59,7 @@ fn a_run_is_claimed_worked_on_by_turns_and_completed() {
     let end = ["commit", "job", "--lease-epoch", "2", "--close", "completed", "--output", "ok"];
     assert!(server.run(&end).clean().text().ends_with(": completed\n"));
     let ended = run(&server, "job");
-    assert_eq!((&ended["status"], &ended["output"]), (&json!("completed"), &json!("ok")));
+    assert_eq!((&ended["status"], &ended["end"]["output"]), (&json!("completed"), &json!("ok")));
     let seq = done["first_seq"].to_string();
     let then = &json(&server, &["run", "get", "job", "--at-seq", &seq])[0]["run"];
     assert_eq!((&then["status"], &then["metadata"]), (&json!("dequeued"), &json!({"stage":"new"})));

@@ -39,6 +39,9 @@ pub(in crate::cli) struct ListArgs {
     /// Only runs of this task
     #[arg(long, value_name = "TASK", default_value = "", hide_default_value = true)]
     task: String,
+    /// Only runs that this run has started
+    #[arg(long, value_name = "RUN", default_value = "", hide_default_value = true)]
+    parent: String,
     /// Only runs that stand so; may be given more than once
     #[arg(long = "status", value_enum, value_name = "STATUS")]
     statuses: Vec<Status>,
@@ -128,6 +131,7 @@ impl ListArgs {
             tags: self.tags.iter().map(|tag| tag.as_str().into()).collect(),
             batch: self.batch.as_str().into(),
             task: self.task.as_str().into(),
+            parent: self.parent.as_str().into(),
             statuses: self.statuses.iter().flat_map(|status| status.statuses()).copied().collect(),
             created: moment(self.created_after).unwrap_or(0)
                 ..moment(self.created_before).unwrap_or(u64::MAX),
