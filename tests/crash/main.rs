@@ -1,7 +1,7 @@
 //! What survives: a whole store on a simulated disk, cut, damaged and failing at every point.
 //!
 //! `power_cut` cuts the power at every operation, `damage` flips every bit, `faults` fails every
-//! call. All of it is deterministic: a failure prints its seed and the command that repeats it.
+//! call, `turns` is about all that runs go through besides appends. All of it is deterministic: a failure prints its seed and the command that repeats it.
 
 #![allow(unreachable_pub, reason = "a test exports nothing")]
 
@@ -12,5 +12,6 @@ mod model;
 mod packs;
 mod power_cut;
 mod survey;
+mod turns;
 mod watch;
 mod workload;
