@@ -4,6 +4,10 @@
 // A test is no part of what runs in simulation.
 #![allow(clippy::disallowed_methods)]
 
+#[path = "cli/life.rs"]
+mod life;
+#[path = "cli/messages.rs"]
+mod messages;
 #[path = "cli/runs.rs"]
 mod runs;
 mod support;

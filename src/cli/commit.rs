@@ -11,14 +11,15 @@ use super::{
     interrupt,
     meta::Change,
     output::Output,
-    quantity::When,
+    quantity::{When, duration_ms},
     receive::Indices,
     remote::{Remote, now_ms, request_id},
     run::Ending,
     shape::{committed, stands},
+    turn_document::{self, FIELDS},
 };
 use crate::{
-    core::{Ack, Close, Commit, NewRecord, Operation, StreamAppend, Then},
+    core::{Close, Commit, NewRecord, Operation, Then},
     engine::RunKey,
     proto::{
         InputWait, RunError, RunUpdated, TimeWait, TokenWait, WaitCreated, wait_created::Target,
@@ -26,19 +27,26 @@ use crate::{
     record::Seq,
 };
 
-/// Commits a turn: outputs, acks, metadata, waits, and what becomes of the run; all or nothing
-#[derive(Debug, Args)]
-#[command(after_help = "\
+const EXAMPLES: &str = "\
 Examples:
   braidlog commit chat-4 --lease-epoch 2 --append replies='Hello!' --ack inbox=7
   braidlog commit chat-4 --lease-epoch 2 --wait-input next=inbox --suspend
   braidlog commit chat-4 --lease-epoch 3 --close completed --output bye
+  ./turn | braidlog commit chat-4 --lease-epoch 2 --document -
 
 With --request-id, committing the same again is answered as the first time. One
-that is left out is made up, so that a lost connection does no harm.")]
+that is left out is made up, so that a lost connection does no harm. What is
+given as options comes behind what a document says.";
+
+/// Commits a turn: outputs, acks, metadata, waits, and what becomes of the run; all or nothing
+#[derive(Debug, Args)]
+#[command(after_help = format!("{EXAMPLES}\n\n{FIELDS}"))]
 pub(super) struct CommitArgs {
     /// Name of the run
     run: String,
+    /// File that says in JSON what is done; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    document: Option<PathBuf>,
     /// Number of the lease; a run that was claimed needs it for acks and for its end
     #[arg(long, value_name = "N")]
     lease_epoch: Option<u64>,
@@ -66,9 +74,9 @@ pub(super) struct CommitArgs {
     /// Add a label; may be given more than once
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
-    /// Milliseconds of use so far
-    #[arg(long, value_name = "MS")]
-    usage_ms: Option<u64>,
+    /// How long the run was in use so far, as in 90s
+    #[arg(long, value_name = "DURATION", value_parser = duration_ms)]
+    usage: Option<u64>,
     /// Wait for the next input of a stream that is owed; may be given more than once
     #[arg(long = "wait-input", value_name = "WAIT=STREAM")]
     wait_inputs: Vec<Named>,
@@ -141,7 +149,9 @@ impl FromStr for Named {
 pub(super) async fn run(args: CommitArgs) -> Result<(), Failure> {
     interrupt::exit_on_interrupt(|| None);
     let (run, remote) = (args.run.clone(), args.remote.clone());
-    let turn = remote.client()?.commit(&RunKey::new(run.as_str()), commit(args).await?).await;
+    let commit = commit(args).await?;
+    check_something(&commit)?;
+    let turn = remote.client()?.commit(&RunKey::new(run.as_str()), commit).await;
     let turn = turn.map_err(|error| Failure::store(&error, &remote.subject(&run, None)))?;
     let mut output = Output::new();
     if remote.json {
@@ -150,7 +160,8 @@ pub(super) async fn run(args: CommitArgs) -> Result<(), Failure> {
         let done = &turn.committed;
         let verb = if done.deduplicated { "was committed already:" } else { "committed" };
         let (seq, count, status) = (done.first_seq, done.count, stands(turn.status));
-        output.line(&format!("{verb} {count} records of {run} from seq {seq}: {status}"))?;
+        let records = if count == 1 { "record" } else { "records" };
+        output.line(&format!("{verb} {count} {records} of {run} from seq {seq}: {status}"))?;
         if let Some(cancel) = &turn.cancel {
             let reason = super::run::harmless(&cancel.reason);
             output.line(&format!("the run is asked to stop: {reason}"))?;
@@ -160,9 +171,45 @@ pub(super) async fn run(args: CommitArgs) -> Result<(), Failure> {
 }
 
 async fn commit(args: CommitArgs) -> Result<Commit, Failure> {
-    let metadata = metadata(&args).await?;
-    let (acks, waits) = (acks(&args)?, waits(&args)?);
-    let then = match args.close {
+    let document = match &args.document {
+        Some(path) => turn_document::read(path).await?,
+        None => Commit::default(),
+    };
+    let mut commit = Commit {
+        lease_epoch: args.lease_epoch,
+        request_id: args.request_id.as_deref().map_or_else(request_id, Into::into),
+        expected_seq: args.expected_seq.map(Seq),
+        ..document
+    };
+    for Named { name, value } in &args.appends {
+        turn_document::append(&mut commit, name, NewRecord::new(value.clone()));
+    }
+    for Named { name, value } in &args.acks {
+        let indices: Indices =
+            value.parse().map_err(|problem| Failure::usage(format!("--ack {value}: {problem}")))?;
+        turn_document::ack(&mut commit, name, &args.consumer, indices.range());
+    }
+    commit.metadata.extend(metadata(&args).await?);
+    commit.waits.extend(waits(&args)?);
+    commit.tags.extend(args.tags.iter().map(|tag| tag.as_str().into()));
+    commit.cancel_waits.extend(args.cancel_waits.iter().map(|wait| wait.as_str().into()));
+    if args.usage.is_some() {
+        let told = commit.update.unwrap_or_default();
+        commit.update = Some(RunUpdated { usage_duration_ms: args.usage, ..told });
+    }
+    let then = then(args);
+    if then != Then::GoOn && commit.then != Then::GoOn {
+        return Err(Failure::usage("the document says already what becomes of the run"));
+    }
+    if then != Then::GoOn {
+        commit.then = then;
+    }
+    Ok(commit)
+}
+
+/// What becomes of the run, as the options say.
+fn then(args: CommitArgs) -> Then {
+    match args.close {
         Some(ending) => Then::Close(Close {
             outcome: ending.into(),
             output: args.output.into(),
@@ -172,49 +219,21 @@ async fn commit(args: CommitArgs) -> Result<Commit, Failure> {
         }),
         None if args.release || args.how.is_given() => Then::Release(args.how.release()),
         None => Then::GoOn,
-    };
-    let usage = |usage_ms| RunUpdated { usage_duration_ms: Some(usage_ms), ..Default::default() };
-    Ok(Commit {
-        lease_epoch: args.lease_epoch,
-        request_id: args.request_id.map_or_else(request_id, Into::into),
-        expected_seq: args.expected_seq.map(Seq),
-        appends: appends(args.appends),
-        acks,
-        metadata,
-        tags: args.tags.into_iter().map(Into::into).collect(),
-        update: args.usage_ms.map(usage),
-        waits,
-        cancel_waits: args.cancel_waits.into_iter().map(Into::into).collect(),
-        then,
-        ..Commit::default()
-    })
-}
-
-/// The texts of each stream, in the order given.
-fn appends(texts: Vec<Named>) -> Vec<StreamAppend> {
-    let mut appends: Vec<StreamAppend> = Vec::new();
-    for Named { name, value } in texts {
-        let record = NewRecord::new(value);
-        match appends.iter_mut().find(|append| *append.stream == *name) {
-            Some(append) => append.records.push(record),
-            None => appends.push(StreamAppend {
-                stream: name.into(),
-                records: vec![record],
-                expected_index: None,
-            }),
-        }
     }
-    appends
 }
 
-fn acks(args: &CommitArgs) -> Result<Vec<Ack>, Failure> {
-    let ack = |Named { name, value }: &Named| {
-        let indices: Indices =
-            value.parse().map_err(|problem| Failure::usage(format!("--ack {value}: {problem}")))?;
-        let (stream, consumer) = (name.as_str().into(), args.consumer.as_str().into());
-        Ok(Ack { stream, consumer, ranges: vec![indices.range()] })
+/// Refuses what does nothing to the run.
+fn check_something(commit: &Commit) -> Result<(), Failure> {
+    let nothing = Commit {
+        lease_epoch: commit.lease_epoch,
+        request_id: commit.request_id.clone(),
+        expected_seq: commit.expected_seq,
+        ..Commit::default()
     };
-    args.acks.iter().map(ack).collect()
+    match *commit == nothing {
+        true => Err(Failure::usage("nothing to commit: see `braidlog commit --help`")),
+        false => Ok(()),
+    }
 }
 
 async fn metadata(args: &CommitArgs) -> Result<Vec<Operation>, Failure> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::{
@@ -152,8 +152,13 @@ pub(super) struct Change {
     action: ChangeAction,
     #[serde(default)]
     key: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "given")]
     value: Option<Value>,
+}
+
+/// A value that is there, also if it is `null`.
+fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(value).map(Some)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

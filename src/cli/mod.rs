@@ -36,6 +36,7 @@ mod stats;
 mod table;
 mod tail;
 mod trim;
+mod turn_document;
 mod utc;
 mod wait_token;
 mod watch;

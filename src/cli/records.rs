@@ -54,6 +54,11 @@ impl RecordPrinter {
         self.names.extend(streams.iter().map(|stream| (stream.stream.0, stream.name.clone())));
     }
 
+    /// Learns the names of the streams of a run, `$run` first.
+    pub(super) fn learn_names(&mut self, names: &[Arc<str>]) {
+        self.names.extend((0..).zip(names.iter().cloned()));
+    }
+
     /// Prints records of a watch, each as it is. As JSON, the last one carries `cursor`.
     pub(super) fn watched(&mut self, records: &[Record], cursor: &str) -> Result<(), Failure> {
         let Some((last, others)) = records.split_last() else { return Ok(()) };

@@ -71,9 +71,12 @@ impl Remote {
             .map_err(|error| Failure::usage(format!("--server {}: {error}", self.server)))
     }
 
-    /// A client for a call that may wait so long by itself.
-    pub(super) fn following_client(&self) -> Result<Client, Failure> {
-        self.patient_client(SECONDS_TO_GO_ON)
+    /// As [`lasting_client`](Self::lasting_client), for what is not about one run.
+    pub(super) async fn server_client(&self, subject: &Subject) -> Result<Client, Failure> {
+        match self.client()?.stats().await {
+            Ok(_) => self.patient_client(SECONDS_TO_GO_ON),
+            Err(error) => Err(Failure::store(&error, subject)),
+        }
     }
 
     /// What a command is about, for its messages.

@@ -35,8 +35,7 @@ Changes that come faster than they are printed are merged: the last one never
 is. A watch of one run ends with it, with status 0; others go on for ever.")]
 pub(super) struct WatchArgs {
     /// Name of the run
-    #[arg(required_unless_present_any = ["tags", "batch", "task", "statuses"],
-          conflicts_with_all = ["tags", "batch", "task", "statuses"])]
+    #[arg(conflicts_with_all = ["tags", "batch", "task", "statuses"])]
     run: Option<String>,
     /// Runs with this label; may be given more than once: runs that have all of them
     #[arg(long = "tag", value_name = "TAG")]
@@ -59,6 +58,9 @@ pub(super) struct WatchArgs {
     /// Print records of these kinds, too; may be given more than once
     #[arg(long = "records", value_enum, value_name = "KIND", requires = "run")]
     kinds: Vec<RecordKind>,
+    /// Go on behind an earlier answer
+    #[arg(long, value_name = "CURSOR", conflicts_with = "cursor_file")]
+    cursor: Option<String>,
     /// Go on behind the cursor in this file if it exists, and keep it up to date
     #[arg(long, value_name = "FILE")]
     cursor_file: Option<PathBuf>,
@@ -95,16 +97,18 @@ pub(super) async fn run(args: WatchArgs) -> Result<(), Failure> {
     interrupt::exit_on_interrupt(|| None);
     let subject = args.remote.subject(args.run.as_deref().unwrap_or_default(), None);
     let failed = |error| Failure::store(&error, &subject);
+    let scope = scope(&args)?;
     let client = match &args.run {
         Some(_) => args.remote.lasting_client(&subject).await?,
-        None => args.remote.following_client()?,
+        None => args.remote.server_client(&subject).await?,
     };
     let mut cursor_file = match &args.cursor_file {
         Some(path) => Some(CursorFile::open(path.clone()).await?),
         None => None,
     };
-    let cursor = cursor_file.as_ref().and_then(CursorFile::cursor).map(str::to_owned);
-    let query = WatchQuery { scope: scope(&args), cursor };
+    let stored = cursor_file.as_ref().and_then(CursorFile::cursor).map(str::to_owned);
+    let cursor = stored.or_else(|| args.cursor.clone());
+    let query = WatchQuery { scope, cursor };
     let mut printer = RecordPrinter::new(args.remote.format(Format::Lines));
     let mut watch = client.watch(query).await.map_err(failed)?;
     loop {
@@ -126,9 +130,17 @@ pub(super) async fn run(args: WatchArgs) -> Result<(), Failure> {
     }
 }
 
-fn scope(args: &WatchArgs) -> WatchScope {
+fn scope(args: &WatchArgs) -> Result<WatchScope, Failure> {
     let text = |text: &Option<String>| text.as_deref().unwrap_or_default().into();
-    match &args.run {
+    let is_filtered = !args.tags.is_empty()
+        || !args.statuses.is_empty()
+        || args.batch.is_some()
+        || args.task.is_some();
+    Ok(match &args.run {
+        None if !is_filtered => {
+            let problem = "say what is watched: a run, or --tag, --batch, --task or --status";
+            return Err(Failure::usage(problem));
+        }
         Some(run) => WatchScope::Run {
             run: RunKey::new(run.as_str()),
             run_uid: None,
@@ -143,7 +155,7 @@ fn scope(args: &WatchArgs) -> WatchScope {
             created_from_ms: args.created_from.map_or(0, |time| time.ms(now_ms())),
             limit: args.limit,
         }),
-    }
+    })
 }
 
 fn print(
@@ -154,7 +166,10 @@ fn print(
 ) -> Result<(), Failure> {
     match item {
         WatchItem::Records(records) => printer.watched(records, cursor),
-        WatchItem::Row(run) if as_json => printer.json(WatchLine::row(run, cursor)),
+        WatchItem::Row(run) if as_json => {
+            printer.learn_names(&run.stream_names);
+            printer.json(WatchLine::row(run, cursor))
+        }
         WatchItem::Row(run) => printer.line(&row(run)),
         WatchItem::Removed { run_id, run_uid } if as_json => {
             printer.json(WatchLine::removed(run_id, *run_uid, cursor))

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Server, json_lines, refused, server, thread};
 
-fn json(server: &Server, args: &[&str]) -> Vec<Value> {
+pub(super) fn json(server: &Server, args: &[&str]) -> Vec<Value> {
     let ended = server.run(&[args, &["--json"]].concat()).clean();
     let lines = json_lines(ended.text());
     assert!(lines.iter().all(|line| line["v"] == 1), "{lines:?}");

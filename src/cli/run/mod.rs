@@ -8,6 +8,7 @@ mod update;
 use std::borrow::Cow;
 
 use clap::{Args, Subcommand, ValueEnum};
+use serde::Deserialize;
 
 use self::{
     create::CreateArgs,
@@ -96,7 +97,8 @@ pub(super) struct CloseArgs {
 }
 
 /// The outcomes of the protocol, as words of the command line.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub(super) enum Ending {
     /// The run did what it was for
@@ -240,7 +242,7 @@ fn life_facts(run: &RunInfo) -> Vec<(&'static str, Cow<'_, str>)> {
         ("parent", spec.parent_run_id.as_str().into()),
         ("root", spec.root_run_id.as_str().into()),
         ("key", harmless(&spec.idempotency_key).into()),
-        ("version", spec.version.as_str().into()),
+        ("version", run.usage.version.as_ref().unwrap_or(&spec.version).as_str().into()),
         ("priority", if spec.priority == 0 { "".into() } else { spec.priority.to_string().into() }),
         ("delayed to", time(life.delay_until_ms).into()),
         ("started", time(life.started_ms).into()),

@@ -63,7 +63,8 @@ pub(super) fn details(run: &RunInfo) -> Map<String, Value> {
         ("parent_run_id", &spec.parent_run_id),
         ("root_run_id", &spec.root_run_id),
         ("idempotency_key", &spec.idempotency_key),
-        ("version", &spec.version),
+        // What it was told later holds.
+        ("version", run.usage.version.as_ref().unwrap_or(&spec.version)),
     ] {
         add(&mut fields, name, text.as_str());
     }
@@ -106,8 +107,9 @@ pub(super) fn details(run: &RunInfo) -> Map<String, Value> {
         });
         add(&mut fields, "cancel_requested", requested);
     }
-    if run.usage != RunUpdated::default() {
-        add(&mut fields, "usage", usage(&run.usage));
+    let usage = usage(&run.usage);
+    if !usage.is_empty() {
+        add(&mut fields, "usage", usage);
     }
     add(&mut fields, "metadata", document(&run.metadata));
     add(&mut fields, "metadata_seq", run.metadata_seq.0);
@@ -124,7 +126,6 @@ fn usage(usage: &RunUpdated) -> Map<String, Value> {
     told("usage_duration_ms", usage.usage_duration_ms.map(Into::into));
     told("cost_in_cents", usage.cost_in_cents.map(Into::into));
     told("base_cost_in_cents", usage.base_cost_in_cents.map(Into::into));
-    told("version", usage.version.clone().map(Into::into));
     fields
 }
 
