@@ -132,11 +132,12 @@ async fn a_key_gives_one_run_until_it_expires_or_the_run_is_deleted() {
     let store = place.store();
     assert!(!store.create_run(keyed("d", "work", 0)).await.expect("found").created);
     super::place::delete(store, &key("a")).await;
-    let new = store.create_run(keyed("e", "work", store.clock_ms() + 400)).await.expect("created");
+    let new =
+        store.create_run(keyed("e", "work", store.clock_ms() + 2_500)).await.expect("created");
     assert!(new.created && *new.run.run_id == *"e");
     let taken = store.create_run(keyed("e", "work", 0)).await.expect("found");
     assert!(!taken.created);
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(2_700)).await;
     assert!(store.create_run(keyed("f", "work", 0)).await.expect("created").created);
     let exists = store.create_run(Create {
         spec: RunSpec { idempotency_key: "another".into(), ..RunSpec::default() },

@@ -33,7 +33,7 @@ pub(crate) fn worker(name: &str, term_ms: u64) -> ClaimRun {
 }
 
 async fn claim(store: &Store, name: &str) -> Option<ClaimedRun> {
-    let patience = tokio::time::sleep(Duration::from_millis(300));
+    let patience = tokio::time::sleep(Duration::from_secs(2));
     store.claim(&worker(name, 60_000), patience).await.expect("claims")
 }
 
@@ -152,9 +152,9 @@ async fn a_silent_worker_is_abandoned_and_fenced_and_one_that_renews_is_not() {
     let late = store.commit(&key("run"), output(claimed.claimed.epoch, "late")).await;
     assert_eq!(refusal(late.expect_err("fenced")), Refusal::Fenced { current: 1 });
 
-    let claimed = store.try_claim(&worker("alive", 1_000)).await.expect("claims").expect("a run");
+    let claimed = store.try_claim(&worker("alive", 2_500)).await.expect("claims").expect("a run");
     assert_eq!((claimed.claimed.epoch, claimed.claimed.attempt), (2, 2));
-    for n in 0..12 {
+    for n in 0..14 {
         tokio::time::sleep(Duration::from_millis(250)).await;
         // Renewing says so, and so does everything that is done under the lease.
         match n % 2 {
@@ -177,10 +177,10 @@ async fn a_silent_worker_is_abandoned_and_fenced_and_one_that_renews_is_not() {
 async fn a_lease_that_lapsed_while_the_store_was_down_gets_a_full_term_and_then_ends() {
     let mut place = Place::new();
     place.store().create_run(work("run")).await.expect("created");
-    place.store().try_claim(&worker("gone", 1_000)).await.expect("claims").expect("a run");
+    place.store().try_claim(&worker("gone", 2_500)).await.expect("claims").expect("a run");
     place.flush().await;
     place.close().await;
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    tokio::time::sleep(Duration::from_millis(2_700)).await;
     place.open();
     let store = place.store();
     store.renew_lease(&key("run"), 1).await.expect("still the holder");
