@@ -62,7 +62,8 @@
 //! operating system · [`format`](mod@format) bytes on disk · [`core`] the state machine of a run ·
 //! [`error`] · [`index`] which runs have a tag, derived · [`journal`] blocks in slots · [`manifest`]
 //! the live file set · [`segment`] packs of compressed frames · [`recovery`] plan,
-//! then act · [`engine`] the store. Above it, by feature: `grpc`, `client`, `config` and `cli`.
+//! then act · [`offline`] a directory looked at from outside · [`engine`] the store. Above it, by feature: `grpc`, `client`,
+//! `present`, `config` and `cli`.
 //! Each module names only those before it; `tests/tidy.rs` holds the code to that.
 
 #[cfg(feature = "server")]
@@ -80,7 +81,10 @@ pub mod grpc;
 pub mod index;
 pub mod journal;
 pub mod manifest;
+pub mod offline;
 pub mod platform;
+#[cfg(feature = "text")]
+pub mod present;
 pub mod proto;
 pub mod record;
 pub mod recovery;

@@ -21,7 +21,7 @@ use crate::{
     },
     journal::{
         BlockWriter,
-        scan::{Ended, Next, SlotImage, read_from_disk},
+        scan::{Ended, Next, SlotFile, read_from_disk},
     },
     platform::{Open, Platform, RelPath, is_full},
 };
@@ -111,27 +111,28 @@ pub struct ManifestPlan {
 pub fn plan(platform: &Platform, store_uuid: [u8; 16]) -> Result<Option<ManifestPlan>, OpenError> {
     let Some(current) = read_current(platform, store_uuid)? else { return Ok(None) };
     let path = file_name::manifest(current.manifest);
-    let image = match SlotImage::read(&*platform.vfs, path.clone()) {
+    let file = match SlotFile::open(&*platform.vfs, path.clone()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(corruption(path.as_str(), Damage::Missing).into());
         }
         other => other?,
     };
-    let header = image
-        .header(SlotKind::Manifest)
+    let header = file
+        .header(SlotKind::Manifest)?
         .and_then(|header| check_header(header, current, store_uuid))
-        .and_then(|header| image.check_size(header))
-        .map_err(|damage| OpenError::from(image.corruption(0, damage)))?;
+        .and_then(|header| file.check_size(header))
+        .map_err(|damage| OpenError::from(file.corruption(0, damage)))?;
     let mut live = LiveSet::default();
     let mut next = Next { block_no: 0, prev_crc: header.prev_crc, previous_clean: false };
-    let ended = image.scan(&header, &mut next, None, |at| {
+    let ended = file.scan(&header, &mut next, None, |at| {
         manifest::decode(&at.block.payload)?.iter().for_each(|edit| live.apply(edit));
         Ok(())
-    })?;
+    });
+    let ended = ended.map_err(|error| file.refusal(&header, error))?;
     if next.block_no == 0 {
         let Ended::EndOfLog { position, .. } = ended else { unreachable!("no next slot") };
         let damage = Damage::Lost { evidence: Evidence::Current };
-        return Err(image.corruption(position, damage).into());
+        return Err(file.corruption(position, damage).into());
     }
     let incarnation = current.incarnation.max(header.incarnation);
     Ok(Some(ManifestPlan { number: current.manifest, incarnation, live }))

@@ -33,7 +33,7 @@ use crate::{
     },
     journal::{
         BlockPlace, BlockWriter, FrameAt, MaskedBlock, prepare,
-        scan::{BlockAt, Ended, Next, SlotImage, read_from_disk},
+        scan::{BlockAt, Ended, Next, ScanError, SlotFile, read_from_disk},
     },
     manifest::{self, LiveSet, Manifest, ManifestPlan},
     platform::{Platform, RelPath},
@@ -314,26 +314,27 @@ impl Plan {
         for (n, listed) in slots.iter().enumerate() {
             let next_slot_first = slots.get(n + 1).map(|next| next.first_block_no);
             let path = file_name::slot(listed.slot);
-            let image = match SlotImage::read(&*platform.vfs, path.clone()) {
+            let file = match SlotFile::open(&*platform.vfs, path.clone()) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Err(corruption(&path, 0, Damage::Missing).into());
                 }
                 other => other?,
             };
-            let header = image
-                .header(SlotKind::Journal)
+            let header = file
+                .header(SlotKind::Journal)?
                 .and_then(|header| check_listed(header, listed, store_uuid))
-                .and_then(|header| image.check_size(header))
-                .map_err(|damage| OpenError::from(image.corruption(0, damage)))?;
+                .and_then(|header| file.check_size(header))
+                .map_err(|damage| OpenError::from(file.corruption(0, damage)))?;
             let mut next = self
                 .enter_slot(n == 0, &header)
-                .map_err(|damage| OpenError::from(image.corruption(0, damage)))?;
+                .map_err(|damage| OpenError::from(file.corruption(0, damage)))?;
             self.file_seq_next = self.file_seq_next.max(listed.file_seq + 1);
             // A slot is listed only after everything before its first block is durable.
             self.durable_block_no = self.durable_block_no.max(header.first_block_no);
-            self.fetch_states(&image, &header, next)?;
-            let ended = image
-                .scan(&header, &mut next, next_slot_first, |at| self.replay(listed.file_seq, at))?;
+            self.fetch_states(&file, &header, next)?;
+            let ended = file
+                .scan(&header, &mut next, next_slot_first, |at| self.replay(listed.file_seq, at))
+                .map_err(|error| file.refusal(&header, error))?;
             self.next = next;
             if let Ended::EndOfLog { torn, .. } = ended {
                 self.summary.torn = torn;
@@ -350,14 +351,14 @@ impl Plan {
     /// they stand in packs, so that a block with the states of many runs is read once.
     fn fetch_states(
         &mut self,
-        image: &SlotImage,
+        file: &SlotFile,
         header: &SlotHeader,
         mut next: Next,
     ) -> Result<(), OpenError> {
         let mut wanted = Vec::new();
         let mut seen = BTreeSet::new();
         // Whatever is wrong with the slot is found, and told, when its frames are replayed.
-        let _ = image.scan(header, &mut next, None, |at| {
+        let scanned = file.scan(header, &mut next, None, |at| {
             for (frame, end) in frames_of(&at).map_while(Result::ok) {
                 let run_no = frame.header.run_no;
                 if !self.has_segment(&frame, end) || !seen.insert(run_no) {
@@ -370,6 +371,9 @@ impl Plan {
             }
             Ok(())
         });
+        if let Err(ScanError::Io(error)) = scanned {
+            return Err(error.into());
+        }
         wanted.sort_by_key(|segment| (segment.pack.number(), segment.entry.block));
         for segment in wanted {
             match read_state(&segment, &self.blocks) {
@@ -565,8 +569,8 @@ impl Plan {
         newest_listed: Option<u64>,
     ) -> Result<(), OpenError> {
         let path = file_name::slot(slot);
-        let image = SlotImage::read(&*platform.vfs, path.clone())?;
-        let Ok(header) = image.header(SlotKind::Journal) else { return Ok(()) };
+        let file = SlotFile::open(&*platform.vfs, path.clone())?;
+        let Ok(header) = file.header(SlotKind::Journal)? else { return Ok(()) };
         if header.store_uuid != store_uuid {
             return Ok(());
         }
@@ -574,8 +578,9 @@ impl Plan {
         if newest_listed.is_some_and(|newest| header.file_seq <= newest) {
             return Ok(());
         }
-        let original = |found: &BlockHeader| found.flags & FLAG_RECOVERED == 0;
-        if image.sound_headers(&header, FIRST_BLOCK_AT).any(|found| original(&found)) {
+        let original = |_, found: &BlockHeader| found.flags & FLAG_RECOVERED == 0;
+        let first = FIRST_BLOCK_AT as u64;
+        if file.find_header(&header, first, file.bytes(), original)?.is_some() {
             let damage = Damage::UnlistedSlot { file_seq: header.file_seq };
             return Err(corruption(&path, FIRST_BLOCK_AT as u64, damage).into());
         }

@@ -6,7 +6,7 @@
 use std::{fs, path::Path};
 
 /// The modules, lowest first, and the modules that each may name.
-const MODULES: [(&str, &str); 17] = [
+const MODULES: [(&str, &str); 19] = [
     ("record", ""),
     ("proto", ""),
     ("platform", ""),
@@ -18,11 +18,13 @@ const MODULES: [(&str, &str); 17] = [
     ("manifest", "record platform format error journal"),
     ("segment", "record platform format error"),
     ("recovery", "record platform format error core journal manifest segment"),
+    ("offline", BELOW_ENGINE),
     ("engine", BELOW_ENGINE),
     ("grpc", "record proto format error core engine"),
     ("client", "record proto platform format error core engine grpc"),
-    ("config", "record format error core engine"),
-    ("cli", "record proto platform core error engine grpc client config"),
+    ("present", "record proto core engine"),
+    ("config", "record format error core engine present"),
+    ("cli", "record proto platform core error engine grpc client present config"),
     ("main", "cli"),
 ];
 const BELOW_ENGINE: &str =
@@ -34,7 +36,7 @@ const FILE_NAMES: (&str, &str) = ("src/format/file_name.rs", "platform::RelPath"
 const RESERVED: [(&str, &str, &str); 11] = [
     (
         "io::Write tokio tracing time::Instant time::SystemTime rand std::thread",
-        "platform error journal manifest segment recovery engine grpc client config cli main",
+        "platform error journal manifest segment recovery offline engine grpc client config cli main",
         "a pure module has no I/O, clock, randomness, runtime or log",
     ),
     (

@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use super::{
     failure::{Exit, Failure},
     output::Output,
-    shape::{AckPart, Happening},
+    present::{AckPart, Happening},
 };
 use crate::core::Appended;
 

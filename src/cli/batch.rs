@@ -10,10 +10,11 @@ use super::{
     body,
     failure::{Exit, Failure},
     interrupt,
+    moment::When,
     output::Output,
-    quantity::{When, duration_ms},
+    present::{added, batch},
+    quantity::duration_ms,
     remote::{Remote, now_ms},
-    shape::{added, batch},
 };
 use crate::{
     core::{Create, Refusal},

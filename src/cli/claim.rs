@@ -7,10 +7,11 @@ use clap::{Args, Subcommand};
 use super::{
     failure::Failure,
     interrupt,
+    moment::When,
     output::Output,
-    quantity::{When, duration_ms},
+    present::{ClaimedLine, released, renewed},
+    quantity::duration_ms,
     remote::{Remote, now_ms},
-    shape::{ClaimedLine, released, renewed},
 };
 use crate::{
     core::{Release, ReleaseTo},
@@ -229,7 +230,7 @@ async fn release(args: ReleaseArgs) -> Result<(), Failure> {
     if args.remote.json {
         output.json(released(&args.run, status))?;
     } else {
-        output.line(&format!("released {}: {}", args.run, super::shape::stands(status)))?;
+        output.line(&format!("released {}: {}", args.run, super::present::stands(status)))?;
     }
     output.flush()
 }

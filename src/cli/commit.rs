@@ -10,12 +10,13 @@ use super::{
     failure::Failure,
     interrupt,
     meta::Change,
+    moment::When,
     output::Output,
-    quantity::{When, duration_ms},
+    present::{committed, stands},
+    quantity::duration_ms,
     receive::Indices,
     remote::{Remote, now_ms, request_id},
     run::Ending,
-    shape::{committed, stands},
     turn_document::{self, FIELDS},
 };
 use crate::{

@@ -17,7 +17,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::shape::{ErrorFields, FailureLine, Line, outcome_name};
+use super::present::{ErrorFields, FailureLine, Line, outcome_name};
 use crate::{core::Refusal, error::Error};
 
 /// An exit status.

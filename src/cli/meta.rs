@@ -11,8 +11,8 @@ use super::{
     failure::Failure,
     interrupt,
     output::Output,
+    present::metadata,
     remote::{Remote, request_id},
-    shape::metadata,
 };
 use crate::{
     core::{Commit, Operation},

@@ -21,7 +21,6 @@ mod logging;
 mod meta;
 mod once;
 mod output;
-mod quantity;
 mod read;
 mod receive;
 mod records;
@@ -30,14 +29,11 @@ mod run;
 mod send;
 mod serve;
 mod settings;
-mod shape;
 mod start;
 mod stats;
-mod table;
 mod tail;
 mod trim;
 mod turn_document;
-mod utc;
 mod wait_token;
 mod watch;
 mod writer;
@@ -47,7 +43,10 @@ use std::{env, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use self::failure::{Exit, Failure};
-use crate::config::{ENV_LOG, LogFormat};
+use crate::{
+    config::{ENV_LOG, LogFormat},
+    present::{self, moment, quantity, table, utc},
+};
 
 const EXAMPLES: &str = "\
 A walk through:

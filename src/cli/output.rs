@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Stdout, Write};
 
 use serde::Serialize;
 
-use super::{failure::Failure, shape::Line};
+use super::{failure::Failure, present::Line};
 
 /// Standard output of a command that succeeds.
 #[derive(Debug)]

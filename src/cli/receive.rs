@@ -12,10 +12,10 @@ use super::{
     failure::{Failure, Subject},
     interrupt,
     output::Output,
+    present::acked,
     quantity::duration_ms,
     records::{Format, RecordPrinter},
     remote::Remote,
-    shape::acked,
 };
 use crate::{
     client::Client,

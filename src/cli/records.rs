@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     failure::{Exit, Failure},
     output::Output,
-    shape::{Happening, RecordPart, outcome_name},
+    present::{Happening, RecordPart, outcome_name},
 };
 use crate::{
     engine::{End, Gap, Input, Records, StreamInfo},

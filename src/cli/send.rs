@@ -11,8 +11,8 @@ use super::{
     input::{Batches, Cut},
     interrupt,
     output::Output,
+    present::sent,
     remote::{Remote, request_id},
-    shape::sent,
 };
 use crate::{
     client::Client,

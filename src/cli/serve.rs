@@ -31,9 +31,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     failure::{Exit, Failure},
     logging,
+    present::{Happening, Line},
     quantity::size,
     settings::{Settings, SettingsArgs},
-    shape::{Happening, Line},
 };
 use crate::{
     config::{Config, LogFormat},

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::{
-    failure::Failure, interrupt, output::Output, quantity::size, remote::Remote, shape::StatsLine,
-    table::Table,
+    failure::Failure, interrupt, output::Output, present::StatsLine, quantity::size,
+    remote::Remote, table::Table,
 };
 use crate::engine::{CacheUse, Stats};
 

@@ -20,9 +20,9 @@ use super::{
     cursor_file::CursorFile,
     failure::Failure,
     interrupt,
+    present::outcome_name,
     records::{Format, RecordPrinter},
     remote::Remote,
-    shape::outcome_name,
     start::StartArgs,
 };
 use crate::engine::{Bounds, End, Query, Start, TailItem};

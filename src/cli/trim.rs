@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{failure::Failure, interrupt, output::Output, remote::Remote, shape::TrimmedLine};
+use super::{failure::Failure, interrupt, output::Output, present::TrimmedLine, remote::Remote};
 use crate::{core::Trim, engine::RunKey, record::Index};
 
 /// Gives up the oldest records of a stream, for good

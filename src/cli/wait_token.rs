@@ -8,10 +8,11 @@ use super::{
     body::body,
     failure::Failure,
     interrupt,
+    moment::When,
     output::Output,
-    quantity::{When, duration_ms},
+    present::{token, token_status_name},
+    quantity::duration_ms,
     remote::{Remote, now_ms},
-    shape::{token, token_status_name},
     table::Table,
     utc::utc,
 };

@@ -11,11 +11,11 @@ use super::{
     cursor_file::CursorFile,
     failure::Failure,
     interrupt,
-    quantity::Moment,
+    moment::Moment,
+    present::{WatchLine, outcome_name, status_name},
     records::{Format, RecordPrinter},
     remote::{Remote, now_ms},
     run::list::Status,
-    shape::{WatchLine, outcome_name, status_name},
     utc::utc,
 };
 use crate::{

@@ -5,7 +5,8 @@
 
 use std::{ffi::OsStr, fmt, str::FromStr};
 
-use super::{Config, LogFormat, quantity};
+use super::{Config, LogFormat};
+use crate::present::quantity;
 use crate::{
     core::{AtLimit, Retention},
     format::compress::Codec,

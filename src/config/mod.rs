@@ -13,7 +13,6 @@
 //! paths, or reload.
 
 pub mod list;
-pub(crate) mod quantity;
 
 use std::{
     collections::BTreeMap,

@@ -77,7 +77,7 @@ pub struct RunInfo {
 
 impl RunInfo {
     /// The run with this state.
-    pub(super) fn of(state: &RunState) -> Self {
+    pub fn of(state: &RunState) -> Self {
         Self {
             run_id: state.run_id.clone(),
             run_uid: state.run_uid,

@@ -35,13 +35,14 @@
 
 use super::{
     Damage, Evidence, PAGE_BYTES,
-    block::{self, Block, Expected, Found},
+    block::{self, Block, BlockHeader, Expected, Found},
 };
 
 /// A place where a block is expected, with what is known around it.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
-    /// The bytes from here to the end of the file.
+    /// The bytes from here to the end of the file; for [`judge_block`], as many of them as the block
+    /// that stands here has, and a page at least.
     pub bytes: &'a [u8],
     /// The block that belongs here.
     pub expected: Expected,
@@ -69,6 +70,17 @@ pub enum Verdict {
 
 /// Judges a place by the table above.
 pub fn judge(place: &Place<'_>) -> Verdict {
+    judge_block(place, || {
+        let later = place.bytes.chunks(PAGE_BYTES).skip(1);
+        later
+            .filter_map(|page| block::header(page, place.expected.salt))
+            .any(|later| proves_durable(&later, &place.expected))
+    })
+}
+
+/// Judges a place of whose file only the block that stands there is at hand. `proven` is asked, if
+/// that decides, whether a page behind the place has a header that [`proves_durable`].
+pub fn judge_block(place: &Place<'_>, proven: impl FnOnce() -> bool) -> Verdict {
     let block_no = place.expected.block_no;
     if place.next_slot_first == Some(block_no) {
         return Verdict::NextSlot;
@@ -81,7 +93,7 @@ pub fn judge(place: &Place<'_>) -> Verdict {
     };
     let evidence = if place.next_slot_first.is_some() {
         Some(Evidence::NextSlot)
-    } else if later_block_proves_durable(place) {
+    } else if proven() {
         Some(Evidence::LaterBlock)
     } else if torn && place.previous_clean {
         Some(Evidence::CleanShutdown)
@@ -91,15 +103,11 @@ pub fn judge(place: &Place<'_>) -> Verdict {
     evidence.map_or(Verdict::End { torn }, |evidence| Verdict::Corrupt(Damage::Lost { evidence }))
 }
 
-fn later_block_proves_durable(place: &Place<'_>) -> bool {
-    let Expected { salt, file_seq, block_no, .. } = place.expected;
-    place.bytes.chunks(PAGE_BYTES).skip(1).filter_map(|page| block::header(page, salt)).any(
-        |header| {
-            header.file_seq == file_seq
-                && block_no <= header.block_no
-                && block_no < header.durable_block_no
-        },
-    )
+/// Row 12: whether a header found behind a place says that the block expected there was durable.
+pub fn proves_durable(later: &BlockHeader, expected: &Expected) -> bool {
+    later.file_seq == expected.file_seq
+        && expected.block_no <= later.block_no
+        && expected.block_no < later.durable_block_no
 }
 
 #[cfg(test)]

@@ -3,23 +3,34 @@
 //! Reading changes nothing. What is made of the blocks is the visitor's business: open, verify and
 //! dump are visitors of the same scan.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use crate::{
-    error::Corruption,
+    error::{Corruption, OpenError},
     format::{
         Damage, PAGE_BYTES,
-        block::{self, Block, BlockHeader, Expected},
+        block::{self, Block, BlockHeader, Expected, block_bytes},
         slot::{self, FIRST_BLOCK_AT, SlotHeader, SlotKind},
-        verdict::{Place, Verdict, judge},
+        verdict::{Place, Verdict, judge_block, proves_durable},
     },
-    platform::{Open, RelPath, Vfs},
+    platform::{File, Open, RelPath, Vfs},
+    record::BLOCK_PAYLOAD_MAX,
 };
 
-/// A slot-shaped file, in memory.
-#[derive(Debug)]
-pub struct SlotImage {
+/// Bytes that are read of a slot-shaped file at once, if its blocks are not larger.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A slot-shaped file that is read through a window: what is in memory at once is a block at most,
+/// however large the file is.
+pub struct SlotFile {
     path: RelPath,
+    file: Arc<dyn File>,
+    bytes: u64,
+}
+
+/// A part of a file.
+struct Window {
+    from: u64,
     bytes: Vec<u8>,
 }
 
@@ -57,48 +68,66 @@ pub enum Ended {
     },
 }
 
-/// Damage that a scan came across.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damaged {
-    /// What and where.
-    pub corruption: Corruption,
-    /// Sound blocks behind the damage, in the same file.
-    pub sound_blocks_after: u64,
+/// Why a scan ended before the log did.
+#[derive(Debug)]
+pub enum ScanError {
+    /// It came across damage, which begins at this position of the file.
+    Damaged(u64, Damage),
+    /// The operating system refused.
+    Io(io::Error),
 }
 
-/// Reads a whole file as the disk has it.
+impl From<io::Error> for ScanError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Opens a file to be read as the disk has it.
 ///
 /// The sync and the dropped cache are what make it so: after an earlier failed sync, the page
 /// cache may show bytes that never reached the disk.
+fn open_from_disk(vfs: &dyn Vfs, path: &RelPath) -> io::Result<Arc<dyn File>> {
+    let file = vfs.open(path, Open::Read)?;
+    file.sync_data()?;
+    file.drop_cache()?;
+    Ok(file)
+}
+
+/// Reads a small file as the disk has it; of one that is larger than a page, a page and one byte.
 ///
 /// # Errors
 /// Whatever the operating system says.
 pub fn read_from_disk(vfs: &dyn Vfs, path: &RelPath) -> io::Result<Vec<u8>> {
-    let file = vfs.open(path, Open::Read)?;
-    file.sync_data()?;
-    file.drop_cache()?;
-    let len = usize::try_from(file.len()?).map_err(io::Error::other)?;
-    let mut bytes = vec![0; len];
+    let file = open_from_disk(vfs, path)?;
+    let mut bytes = vec![0; file.len()?.min(PAGE_BYTES as u64 + 1) as usize];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
 }
 
-impl SlotImage {
-    /// Reads a slot-shaped file as the disk has it.
+impl SlotFile {
+    /// Opens a slot-shaped file, to be read as the disk has it.
     ///
     /// # Errors
     /// Whatever the operating system says.
-    pub fn read(vfs: &dyn Vfs, path: RelPath) -> io::Result<Self> {
-        let bytes = read_from_disk(vfs, &path)?;
-        Ok(Self { path, bytes })
+    pub fn open(vfs: &dyn Vfs, path: RelPath) -> io::Result<Self> {
+        let file = open_from_disk(vfs, &path)?;
+        let bytes = file.len()?;
+        Ok(Self { path, file, bytes })
+    }
+
+    /// Length of the file in bytes, whatever its header says.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The header page.
     ///
     /// # Errors
     /// What is wrong with both of its copies.
-    pub fn header(&self, kind: SlotKind) -> Result<SlotHeader, Damage> {
-        slot::decode(&self.bytes, kind)
+    pub fn header(&self, kind: SlotKind) -> io::Result<Result<SlotHeader, Damage>> {
+        let page = self.window(0, PAGE_BYTES)?;
+        Ok(slot::decode(&page.bytes, kind))
     }
 
     /// Passes on a header whose file has at least the size that it tells. Files get their size,
@@ -107,7 +136,7 @@ impl SlotImage {
     /// # Errors
     /// [`Damage::Length`].
     pub fn check_size(&self, header: SlotHeader) -> Result<SlotHeader, Damage> {
-        let available = self.bytes.len() as u64;
+        let available = self.bytes;
         match header.size <= available {
             true => Ok(header),
             false => Err(Damage::Length { len: header.size, available }),
@@ -119,69 +148,153 @@ impl SlotImage {
     ///
     /// # Errors
     /// The first place where the table in [`verdict`](crate::format::verdict) says corrupt, or the
-    /// block that `visit` refused (row 9).
+    /// block that `visit` refused (row 9); what the operating system says.
     pub fn scan(
         &self,
         header: &SlotHeader,
         next: &mut Next,
         next_slot_first: Option<u64>,
+        visit: impl FnMut(BlockAt) -> Result<(), Damage>,
+    ) -> Result<Ended, ScanError> {
+        self.scan_from(FIRST_BLOCK_AT as u64, header, next, next_slot_first, visit)
+    }
+
+    /// As [`scan`](Self::scan), from a block that stands at `position`.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
+    pub fn scan_from(
+        &self,
+        mut position: u64,
+        header: &SlotHeader,
+        next: &mut Next,
+        next_slot_first: Option<u64>,
         mut visit: impl FnMut(BlockAt) -> Result<(), Damage>,
-    ) -> Result<Ended, Damaged> {
-        let mut position = FIRST_BLOCK_AT;
-        let end = self.bytes.len().min(header.size as usize);
+    ) -> Result<Ended, ScanError> {
+        let end = self.bytes.min(header.size);
+        let mut window = Window { from: position, bytes: Vec::new() };
         loop {
+            let expected = Expected {
+                salt: header.salt,
+                file_seq: header.file_seq,
+                block_no: next.block_no,
+                prev_crc: next.prev_crc,
+            };
             let place = Place {
-                bytes: &self.bytes[position.min(end)..end],
-                expected: Expected {
-                    salt: header.salt,
-                    file_seq: header.file_seq,
-                    block_no: next.block_no,
-                    prev_crc: next.prev_crc,
-                },
+                bytes: self.block_in(&mut window, position, end, header.salt)?,
+                expected,
                 next_slot_first,
                 previous_clean: next.previous_clean,
             };
-            let block = match judge(&place) {
+            let mut failed = None;
+            let verdict = judge_block(&place, || {
+                let after = position + PAGE_BYTES as u64;
+                let proof = |_, later: &BlockHeader| proves_durable(later, &expected);
+                self.find_header(header, after, end, proof)
+                    .unwrap_or_else(|error| {
+                        failed = Some(error);
+                        None
+                    })
+                    .is_some()
+            });
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+            let block = match verdict {
                 Verdict::Accept(block) => block,
                 Verdict::NextSlot => return Ok(Ended::NextSlot),
-                Verdict::End { torn } => {
-                    return Ok(Ended::EndOfLog { torn, position: position as u64 });
-                }
-                Verdict::Corrupt(damage) => return Err(self.damaged(header, position, damage)),
+                Verdict::End { torn } => return Ok(Ended::EndOfLog { torn, position }),
+                Verdict::Corrupt(damage) => return Err(ScanError::Damaged(position, damage)),
             };
             *next = Next {
                 block_no: block.header.block_no + 1,
                 prev_crc: block.header.header_crc,
                 previous_clean: block.header.flags & block::FLAG_CLEAN != 0,
             };
-            let disk_bytes = block.header.disk_bytes();
-            visit(BlockAt { position: position as u64, block })
-                .map_err(|damage| self.damaged(header, position, damage))?;
+            let disk_bytes = block.header.disk_bytes() as u64;
+            visit(BlockAt { position, block })
+                .map_err(|damage| ScanError::Damaged(position, damage))?;
             position += disk_bytes;
         }
     }
 
-    /// Headers of blocks, sound under the file's salt, from any page on.
-    pub fn sound_headers(
+    /// The block at a position, as far as its header tells its length and the file has it; without
+    /// a sound header, a page.
+    fn block_in<'a>(
         &self,
-        header: &SlotHeader,
-        from: usize,
-    ) -> impl Iterator<Item = BlockHeader> {
-        let (salt, file_seq) = (header.salt, header.file_seq);
-        self.bytes
-            .get(from..)
-            .unwrap_or_default()
-            .chunks(PAGE_BYTES)
-            .filter_map(move |page| block::header(page, salt))
-            .filter(move |found| found.file_seq == file_seq)
+        window: &'a mut Window,
+        position: u64,
+        end: u64,
+        salt: u64,
+    ) -> io::Result<&'a [u8]> {
+        let left = usize::try_from(end.saturating_sub(position)).unwrap_or(usize::MAX);
+        if !window.holds(position, left.min(PAGE_BYTES)) {
+            *window = self.window(position, left.min(WINDOW_BYTES))?;
+        }
+        let header = block::header(window.from(position), salt);
+        let len = header.map_or(PAGE_BYTES, |header| header.disk_bytes());
+        // What claims to be larger than any block is judged by its header alone.
+        let len = if len <= block_bytes(BLOCK_PAYLOAD_MAX) { len.min(left) } else { PAGE_BYTES };
+        let len = len.min(left);
+        if !window.holds(position, len) {
+            *window = self.window(position, len.max(WINDOW_BYTES).min(left))?;
+        }
+        Ok(&window.from(position)[..len])
     }
 
-    /// Damage of this file at a position, with what follows it.
-    fn damaged(&self, header: &SlotHeader, position: usize, damage: Damage) -> Damaged {
-        let after = position + PAGE_BYTES;
-        Damaged {
-            corruption: self.corruption(position as u64, damage),
-            sound_blocks_after: self.sound_headers(header, after).count() as u64,
+    fn window(&self, from: u64, len: usize) -> io::Result<Window> {
+        let left = usize::try_from(self.bytes.saturating_sub(from)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; len.min(left)];
+        self.file.read_exact_at(&mut bytes, from)?;
+        Ok(Window { from, bytes })
+    }
+
+    /// The first header of a block, sound under the file's salt and of this use of it, on a page
+    /// from `from` to `end` that is what is looked for; and where it stands.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub fn find_header(
+        &self,
+        header: &SlotHeader,
+        from: u64,
+        end: u64,
+        mut is_wanted: impl FnMut(u64, &BlockHeader) -> bool,
+    ) -> io::Result<Option<(u64, BlockHeader)>> {
+        let mut position = from;
+        while position < end.min(self.bytes) {
+            let left = usize::try_from(end - position).unwrap_or(usize::MAX);
+            let window = self.window(position, left.min(WINDOW_BYTES))?;
+            for page in window.bytes.chunks(PAGE_BYTES) {
+                if let Some(found) = block::header(page, header.salt)
+                    && found.file_seq == header.file_seq
+                    && is_wanted(position, &found)
+                {
+                    return Ok(Some((position, found)));
+                }
+                position += PAGE_BYTES as u64;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Why a store with this file does not open: damage with what follows it.
+    pub fn refusal(&self, header: &SlotHeader, error: ScanError) -> OpenError {
+        let (position, damage) = match error {
+            ScanError::Damaged(position, damage) => (position, damage),
+            ScanError::Io(error) => return error.into(),
+        };
+        let mut sound_blocks_after = 0;
+        let found = self.find_header(header, position + PAGE_BYTES as u64, self.bytes, |_, _| {
+            sound_blocks_after += 1;
+            false
+        });
+        match found {
+            Ok(_) => OpenError::Corrupt {
+                corruption: self.corruption(position, damage),
+                sound_blocks_after,
+            },
+            Err(error) => error.into(),
         }
     }
 
@@ -191,11 +304,13 @@ impl SlotImage {
     }
 }
 
-impl From<Damaged> for crate::error::OpenError {
-    fn from(damaged: Damaged) -> Self {
-        Self::Corrupt {
-            corruption: damaged.corruption,
-            sound_blocks_after: damaged.sound_blocks_after,
-        }
+impl Window {
+    fn holds(&self, position: u64, len: usize) -> bool {
+        self.from <= position && position + len as u64 <= self.from + self.bytes.len() as u64
+    }
+
+    /// The bytes from a position on that lies in the window or at its end.
+    fn from(&self, position: u64) -> &[u8] {
+        &self.bytes[(position - self.from) as usize..]
     }
 }

@@ -25,6 +25,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use rustix::fs::{Dir, DirEntry, Mode, OFlags};
+
 use super::{Clock, Entropy, File, Mapped, Open, Platform, RelPath, Space, Vfs};
 
 /// Zeros for [`File::write_zeros_at`]: big enough to make system calls rare, and without cost in
@@ -82,6 +84,27 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(named("remove directory", path)),
     }
+}
+
+/// Number of the process that holds the lock of a file; none if nobody does. Asked of the kernel's
+/// table of locks, so that asking takes no lock. 0 is a process that cannot be seen from here, as
+/// outside of a container.
+///
+/// # Errors
+/// Whatever the operating system says, also where there is no such table.
+pub fn lock_holder(path: &Path) -> io::Result<Option<u32>> {
+    use std::os::unix::fs::MetadataExt;
+
+    let wanted = fs::metadata(path).map_err(named("look at", path))?.ino().to_string();
+    let table = Path::new("/proc/locks");
+    let locks = fs::read_to_string(table).map_err(named("read", table))?;
+    // `1: FLOCK  ADVISORY  WRITE 4121 08:01:1573 0 EOF`, see proc_locks(5). Devices are left out:
+    // some file systems say another one here than where a file is looked at.
+    Ok(locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, "WRITE", pid, place, ..] = words[..] else { return None };
+        (place.rsplit(':').next() == Some(&wanted)).then(|| pid.parse().unwrap_or(0))
+    }))
 }
 
 /// Waits until nobody holds the lock of a file, or patience ends. A file that is not there is not
@@ -146,12 +169,49 @@ fn holder(path: &Path) -> Option<&Path> {
 #[derive(Debug, Clone)]
 pub struct OsVfs {
     root: PathBuf,
+    /// Whether reading leaves the time of the last access as it was, where the system allows that.
+    is_untraced: bool,
 }
 
 impl OsVfs {
     /// The names below `root`, which need not exist before the first call.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), is_untraced: false }
+    }
+
+    /// The same, but reading leaves no trace: the time of a file's last access stays as it was. The
+    /// system allows that to the owner of a file only; others leave that trace.
+    pub fn untraced(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), is_untraced: true }
+    }
+
+    /// Opens for reading. Without leave to read untraced, traced.
+    fn open_to_read(&self, path: &Path) -> io::Result<fs::File> {
+        if self.is_untraced {
+            let flags = OFlags::NOATIME | OFlags::CLOEXEC;
+            match rustix::fs::open(path, flags, Mode::empty()) {
+                Err(rustix::io::Errno::PERM) => {}
+                opened => return Ok(opened.map(fs::File::from)?),
+            }
+        }
+        fs::File::open(path)
+    }
+
+    /// Names in a directory. Listing is reading, and leaves its trace as that does.
+    fn names(&self, path: &Path) -> io::Result<Vec<String>> {
+        // A name that is not UTF-8 is not ours; it shows up garbled and is treated as foreign.
+        if self.is_untraced {
+            let folder = self.open_to_read(path)?;
+            let name = |entry: rustix::io::Result<DirEntry>| {
+                entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+            };
+            let names: Result<Vec<_>, _> = Dir::new(folder)?.map(name).collect();
+            return Ok(names?.into_iter().filter(|name| name != "." && name != "..").collect());
+        }
+        let name = |entry: io::Result<fs::DirEntry>| {
+            entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+        };
+        fs::read_dir(path)?.map(name).collect()
     }
 
     /// Makes a directory and whatever it lacks above, each lasting before the next is made.
@@ -191,7 +251,10 @@ impl Vfs for OsVfs {
         let path = self.full(path);
         let mut options = OpenOptions::new();
         let (operation, options) = match how {
-            Open::Read => ("open", options.read(true)),
+            Open::Read => {
+                let file = self.open_to_read(&path).map_err(named("open", &path))?;
+                return Ok(Arc::new(OsFile { file, path }));
+            }
             Open::Write => ("open for writing", options.read(true).write(true)),
             Open::CreateNew => ("create", options.read(true).write(true).create_new(true)),
         };
@@ -205,13 +268,7 @@ impl Vfs for OsVfs {
 
     fn list(&self, path: &RelPath) -> io::Result<Vec<String>> {
         let path = self.full(path);
-        // A name that is not UTF-8 is not ours; it shows up garbled and is treated as foreign.
-        let name = |entry: io::Result<fs::DirEntry>| {
-            entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
-        };
-        fs::read_dir(&path)
-            .and_then(|entries| entries.map(name).collect())
-            .map_err(named("list", &path))
+        self.names(&path).map_err(named("list", &path))
     }
 
     fn rename(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
@@ -499,6 +556,38 @@ mod tests {
         });
         assert!(waited(long) < long);
         release.unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn the_holder_of_a_lock_is_known_without_locking() {
+        let (dir, vfs) = store();
+        vfs.open(&path("a"), Open::CreateNew).unwrap();
+        let held = dir.path().join("a");
+        assert_eq!(lock_holder(&held).unwrap(), None);
+        let guard = vfs.lock(&path("a")).unwrap();
+        assert_eq!(lock_holder(&held).unwrap(), Some(std::process::id()));
+        drop(guard);
+        assert_eq!(lock_holder(&held).unwrap(), None);
+    }
+
+    #[test]
+    fn looking_leaves_the_time_of_the_last_access_as_it_was() {
+        use std::os::unix::fs::MetadataExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        let times = fs::FileTimes::new().set_accessed(old);
+        fs::write(dir.path().join("a"), b"abc").unwrap();
+        for name in ["a", ""] {
+            let file = fs::File::open(dir.path().join(name)).unwrap();
+            file.set_times(times).unwrap();
+        }
+        let vfs = OsVfs::untraced(dir.path());
+        assert_eq!(vfs.list(&path("")).unwrap(), ["a"]);
+        vfs.open(&path("a"), Open::Read).unwrap().read_exact_at(&mut [0; 3], 0).unwrap();
+        for name in ["a", ""] {
+            assert_eq!(fs::metadata(dir.path().join(name)).unwrap().atime(), 1, "{name:?}");
+        }
     }
 
     #[test]

@@ -138,10 +138,14 @@ impl Shelf {
     }
 }
 
+/// Bytes of a file of names, at most: twenty bits for each of a hundred million.
+const NAMES_BYTES_MAX: usize = 256 << 20;
+
 /// Reads the bloom filter of a pack from the file that has it once more, if that is sound.
-fn read_names(vfs: &dyn Vfs, number: u64, store_uuid: [u8; 16]) -> Option<Arc<[u8]>> {
+pub fn read_names(vfs: &dyn Vfs, number: u64, store_uuid: [u8; 16]) -> Option<Arc<[u8]>> {
     let file = vfs.open(&file_name::pack_names(number), Open::Read).ok()?;
-    let mut bytes = vec![0; usize::try_from(file.len().ok()?).ok()?];
+    let len = usize::try_from(file.len().ok()?).ok().filter(|&len| len <= NAMES_BYTES_MAX)?;
+    let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, 0).ok()?;
     pack::decode_names(&bytes, number, store_uuid).ok().map(Arc::from)
 }

@@ -8,10 +8,11 @@ use crate::{
     cli::{
         body::body,
         failure::Failure,
+        moment::When,
         output::Output,
-        quantity::{When, bytes, duration_ms},
+        present::RunLine,
+        quantity::{bytes, duration_ms},
         remote::{Remote, now_ms},
-        shape::RunLine,
     },
     core::{AtLimit, Create, Retention},
     engine::DEFAULT_NAMESPACE,

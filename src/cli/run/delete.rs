@@ -6,9 +6,9 @@ use crate::{
     cli::{
         failure::{Exit, Failure},
         output::Output,
+        present::{DeletedLine, RunLine, status_name},
         quantity::size,
         remote::Remote,
-        shape::{DeletedLine, RunLine, status_name},
     },
     client::Client,
     core::{Delete, Refusal},

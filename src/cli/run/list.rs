@@ -5,10 +5,10 @@ use clap::{Args, ValueEnum};
 use crate::{
     cli::{
         failure::Failure,
+        moment::Moment,
         output::Output,
-        quantity::Moment,
+        present::{RunLine, status_name},
         remote::{Remote, now_ms},
-        shape::{RunLine, status_name},
         table::Table,
         utc::utc,
     },

@@ -19,10 +19,11 @@ use self::{
 use super::{
     failure::Failure,
     interrupt,
+    moment::Moment,
     output::Output,
-    quantity::{Moment, duration, size},
+    present::{RunLine, at_limit_name, outcome_name, status_name, stream_kind_name},
+    quantity::{duration, size},
     remote::{Remote, now_ms},
-    shape::{RunLine, at_limit_name, outcome_name, status_name, stream_kind_name},
     table::Table,
     utc::utc,
 };

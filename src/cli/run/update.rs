@@ -5,10 +5,11 @@ use clap::Args;
 use crate::{
     cli::{
         failure::Failure,
+        moment::When,
         output::Output,
-        quantity::{When, duration_ms},
+        present::{CanceledLine, RunLine, committed, status_name},
+        quantity::duration_ms,
         remote::{Remote, now_ms, request_id},
-        shape::{CanceledLine, RunLine, committed, status_name},
         utc::utc,
     },
     core::{CancelRun, Commit, Reschedule},

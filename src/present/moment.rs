@@ -1,19 +1,18 @@
-//! Quantities as people write them: besides durations and sizes, moments such as `2h-ago`; and
-//! sizes for people.
+//! Moments as people write them: `2026-11-23T19:11`, `2h-ago`, `10m` from now.
 
 use std::str::FromStr;
 
-pub(super) use crate::config::quantity::{bytes, duration, duration_ms};
-
-use super::utc;
-use crate::config::quantity::Unreadable;
+use super::{
+    quantity::{Unreadable, duration_ms},
+    utc,
+};
 
 const MOMENT: Unreadable =
     Unreadable { expected: "a time in UTC such as 2026-11-23 or 2026-11-23T19:11, or 2h-ago" };
 
 /// A moment: by itself, or by how long ago it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moment {
+pub enum Moment {
     /// Milliseconds since the Unix epoch.
     At(u64),
     /// Milliseconds before now.
@@ -22,7 +21,7 @@ pub(super) enum Moment {
 
 impl Moment {
     /// Milliseconds since the Unix epoch.
-    pub(super) fn ms(self, now_ms: u64) -> u64 {
+    pub fn ms(self, now_ms: u64) -> u64 {
         match self {
             Self::At(ms) => ms,
             Self::Ago(ms) => now_ms.saturating_sub(ms),
@@ -47,7 +46,7 @@ const WHEN: Unreadable = Unreadable {
 
 /// A moment to come: by itself, or by how long it is from now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum When {
+pub enum When {
     /// Milliseconds since the Unix epoch.
     At(u64),
     /// Milliseconds from now.
@@ -56,7 +55,7 @@ pub(super) enum When {
 
 impl When {
     /// Milliseconds since the Unix epoch.
-    pub(super) fn ms(self, now_ms: u64) -> u64 {
+    pub fn ms(self, now_ms: u64) -> u64 {
         match self {
             Self::At(ms) => ms,
             Self::In(ms) => now_ms.saturating_add(ms),
@@ -70,19 +69,6 @@ impl FromStr for When {
     fn from_str(text: &str) -> Result<Self, Unreadable> {
         let is_duration = duration_ms(text).map(Self::In).ok();
         is_duration.or_else(|| utc::parse(text).map(Self::At)).ok_or(WHEN)
-    }
-}
-
-/// `1.5 MiB`: a size for people.
-pub(super) fn size(bytes: u64) -> String {
-    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    match units.iter().find(|(_, shift)| 1 << shift <= bytes) {
-        // Cut, not rounded: 1,023 is never a thousand of the next unit.
-        Some((unit, shift)) => {
-            let tenths = (u128::from(bytes) * 10) >> shift;
-            format!("{}.{} {unit}", tenths / 10, tenths % 10)
-        }
-        None => format!("{bytes} B"),
     }
 }
 
@@ -113,19 +99,5 @@ mod tests {
             assert_eq!(text.parse::<When>(), Err(WHEN), "{text}");
         }
         assert_eq!((When::In(5).ms(7), When::At(5).ms(7)), (12, 5));
-    }
-
-    #[test]
-    fn sizes_are_short_for_people() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (1_023, "1023 B"),
-            (1_024, "1.0 KiB"),
-            (1_536, "1.5 KiB"),
-            ((1 << 20) - 1, "1023.9 KiB"),
-            (3 << 40, "3.0 TiB"),
-        ] {
-            assert_eq!(size(bytes), text);
-        }
     }
 }

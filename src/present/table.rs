@@ -7,7 +7,7 @@ use std::{array, fmt::Write, mem};
 /// It can be taken piece by piece; columns keep the width that the first pieces gave them and only
 /// grow.
 #[derive(Debug)]
-pub(super) struct Table<const N: usize> {
+pub struct Table<const N: usize> {
     rows: Vec<[String; N]>,
     widths: [usize; N],
     /// Columns of numbers, which end where others begin.
@@ -16,19 +16,19 @@ pub(super) struct Table<const N: usize> {
 
 impl<const N: usize> Table<N> {
     /// A table with these headings. `>` in front of one aligns its column to the right.
-    pub(super) fn new(headings: [&str; N]) -> Self {
+    pub fn new(headings: [&str; N]) -> Self {
         let right = array::from_fn(|at| headings[at].starts_with('>'));
         let headings = headings.map(|heading| heading.trim_start_matches('>').to_owned());
         Self { rows: vec![headings], widths: [0; N], right }
     }
 
     /// Adds a row.
-    pub(super) fn row(&mut self, row: [String; N]) {
+    pub fn row(&mut self, row: [String; N]) {
         self.rows.push(row);
     }
 
     /// The text of the rows added since the last time; the first time after the headings.
-    pub(super) fn take(&mut self) -> String {
+    pub fn take(&mut self) -> String {
         let rows = mem::take(&mut self.rows);
         for row in &rows {
             for (width, cell) in self.widths.iter_mut().zip(row) {

@@ -1,12 +1,20 @@
-//! The JSON that commands print: one object a line, each with `"v": 1`.
+//! How values are shown: as JSON to programs, as tables, times and sizes to people. Whatever prints,
+//! the server's command line or a tool, shows the same thing the same way.
+//!
+//! # JSON
+//! One object a line, each with `"v": 1`.
 //!
 //! Names are those of the protocol. Bytes are text where they are UTF-8, and base64 in a field of
 //! the same name with `_base64` where they are not, so that nothing is lost. Fields that hold
 //! nothing are left out; a field may be added within a version, never renamed or removed.
 
+pub mod moment;
+pub mod quantity;
 mod record;
 mod run;
 mod stats;
+pub mod table;
+pub mod utc;
 mod work;
 
 use std::str;
@@ -14,9 +22,9 @@ use std::str;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Serialize;
 
-pub(super) use self::{
+pub use self::{
     record::RecordPart,
-    run::{DeletedLine, RunLine, TrimmedLine, status_name, stream_kind_name},
+    run::{DeletedLine, RunLine, StreamPart, TrimmedLine, status_name, stream_kind_name},
     stats::StatsLine,
     work::{
         CanceledLine, ClaimedLine, WatchLine, acked, added, batch, committed, metadata, released,
@@ -33,7 +41,7 @@ const VERSION: u32 = 1;
 
 /// A line: the version, then the fields of what it holds.
 #[derive(Debug, Serialize)]
-pub(super) struct Line<T> {
+pub struct Line<T> {
     v: u32,
     #[serde(flatten)]
     fields: T,
@@ -41,7 +49,7 @@ pub(super) struct Line<T> {
 
 impl<T> Line<T> {
     /// A line of the current version.
-    pub(super) fn new(fields: T) -> Self {
+    pub fn new(fields: T) -> Self {
         Self { v: VERSION, fields }
     }
 }
@@ -49,7 +57,7 @@ impl<T> Line<T> {
 /// Something that happens while a command works.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(super) enum Happening<'a> {
+pub enum Happening<'a> {
     /// A record was read.
     Record(&'a RecordPart<'a>),
     /// A stretch has been trimmed.
@@ -94,7 +102,7 @@ pub(super) enum Happening<'a> {
 
 /// An acknowledgement. Positions that the server has forgotten are left out.
 #[derive(Debug, Serialize)]
-pub(super) struct AckPart {
+pub struct AckPart {
     count: u32,
     lines: u64,
     run_uid: String,
@@ -114,7 +122,7 @@ struct AckPositions {
 
 impl AckPart {
     /// The shape of an acknowledgement; `lines` of the input are now appended.
-    pub(super) fn new(appended: &Appended, lines: u64) -> Self {
+    pub fn new(appended: &Appended, lines: u64) -> Self {
         let positions = (!appended.positions_forgotten).then(|| AckPositions {
             first_index: appended.first_index.0,
             next_index: appended.next_index().0,
@@ -134,20 +142,20 @@ impl AckPart {
 
 /// A failure, on standard error.
 #[derive(Debug, Serialize)]
-pub(super) struct FailureLine<'a> {
+pub struct FailureLine<'a> {
     /// What went wrong.
-    pub(super) error: ErrorFields<'a>,
+    pub error: ErrorFields<'a>,
     /// The exit status.
-    pub(super) exit: u8,
+    pub exit: u8,
 }
 
 /// What went wrong.
 #[derive(Debug, Serialize)]
-pub(super) struct ErrorFields<'a> {
+pub struct ErrorFields<'a> {
     /// For programs.
-    pub(super) reason: &'a str,
+    pub reason: &'a str,
     /// For people.
-    pub(super) message: &'a str,
+    pub message: &'a str,
 }
 
 /// Bytes as text or base64: exactly one of the two is set, or none for no bytes.
@@ -239,7 +247,7 @@ impl RetentionPart {
 }
 
 /// `reject` or `trim_oldest`.
-pub(super) fn at_limit_name(at_limit: AtLimit) -> &'static str {
+pub fn at_limit_name(at_limit: AtLimit) -> &'static str {
     match at_limit {
         AtLimit::Reject => "reject",
         AtLimit::TrimOldest => "trim_oldest",
@@ -247,7 +255,7 @@ pub(super) fn at_limit_name(at_limit: AtLimit) -> &'static str {
 }
 
 /// `completed`, `timed_out`: the protocol's name without its prefix.
-pub(super) fn outcome_name(outcome: Outcome) -> String {
+pub fn outcome_name(outcome: Outcome) -> String {
     outcome.as_str_name().trim_start_matches("OUTCOME_").to_ascii_lowercase()
 }
 

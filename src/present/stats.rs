@@ -6,7 +6,7 @@ use crate::engine::{CacheUse, Stats};
 
 /// How a store is doing.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct StatsLine {
+pub struct StatsLine {
     stats: StatsPart,
 }
 
@@ -64,7 +64,7 @@ struct CachePart {
 
 impl StatsLine {
     /// The shape of these numbers.
-    pub(in crate::cli) fn new(stats: &Stats) -> Self {
+    pub fn new(stats: &Stats) -> Self {
         Self { stats: StatsPart::new(stats) }
     }
 }

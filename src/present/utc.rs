@@ -1,7 +1,7 @@
 //! Times for people: UTC, to the second.
 
 /// `2026-11-23 19:11:07Z` for milliseconds since the Unix epoch.
-pub(super) fn utc(ms: u64) -> String {
+pub fn utc(ms: u64) -> String {
     let seconds = ms / 1_000;
     let (year, month, day) = date(seconds / 86_400);
     let (hour, minute, second) = (seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
@@ -10,7 +10,7 @@ pub(super) fn utc(ms: u64) -> String {
 
 /// Milliseconds since the Unix epoch of a time like `2026-11-23`, `2026-11-23T19:11` or what
 /// [`utc`] prints; none for other text, and for times before the epoch.
-pub(super) fn parse(text: &str) -> Option<u64> {
+pub fn parse(text: &str) -> Option<u64> {
     let text = text.strip_suffix('Z').unwrap_or(text);
     let (date, time) = text.split_once(['T', ' ']).unwrap_or((text, "00:00"));
     let [year, month, day] = numbers(date, '-')?[..] else { return None };

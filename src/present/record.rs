@@ -16,7 +16,7 @@ use crate::{
 
 /// A record.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct RecordPart<'a> {
+pub struct RecordPart<'a> {
     stream: Cow<'a, str>,
     index: u64,
     seq: u64,
@@ -150,11 +150,7 @@ fn is_zero(number: &u64) -> bool {
 
 impl<'a> RecordPart<'a> {
     /// A record of the stream with this name; the last of a piece with where to resume after it.
-    pub(in crate::cli) fn new(
-        record: &'a Record,
-        stream: Cow<'a, str>,
-        cursor: Option<String>,
-    ) -> Self {
+    pub fn new(record: &'a Record, stream: Cow<'a, str>, cursor: Option<String>) -> Self {
         let event = record.event.as_ref().and_then(|event: &Event| event.event.as_ref());
         // A chunk always has a body, an event never.
         let data = if event.is_some() { Bytes::default() } else { Bytes::new(&record.data) };
@@ -176,7 +172,7 @@ impl<'a> RecordPart<'a> {
     }
 
     /// A message, and whether it may have been seen before.
-    pub(in crate::cli) fn message(record: &'a Record, stream: &'a str, redelivery: bool) -> Self {
+    pub fn message(record: &'a Record, stream: &'a str, redelivery: bool) -> Self {
         Self { redelivery, ..Self::new(record, stream.into(), None) }
     }
 }
@@ -280,7 +276,7 @@ fn kind_name(kind: Kind) -> &'static str {
 mod tests {
     use super::*;
     use crate::{
-        cli::shape::{Happening, Line},
+        present::{Happening, Line},
         proto::{Outcome, RunError},
     };
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{EndPart, RetentionPart, work};
 use crate::{
-    core::Deleted,
+    core::{Deleted, StreamState},
     engine::{ClosedRun, CreatedRun, RunEnd, RunInfo, StreamInfo},
     proto::StreamKind,
     record::Index,
@@ -12,7 +12,7 @@ use crate::{
 
 /// A run that was created, described, listed or closed.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct RunLine<'a> {
+pub struct RunLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<bool>,
     /// Set for a run that would be deleted.
@@ -29,7 +29,7 @@ pub(in crate::cli) struct RunLine<'a> {
 
 impl<'a> RunLine<'a> {
     /// The run alone.
-    pub(in crate::cli) fn listed(run: &'a RunInfo) -> Self {
+    pub fn listed(run: &'a RunInfo) -> Self {
         let run = RunPart::new(run);
         Self {
             created: None,
@@ -42,23 +42,23 @@ impl<'a> RunLine<'a> {
     }
 
     /// The run, and whether it is new.
-    pub(in crate::cli) fn created(created: &'a CreatedRun) -> Self {
+    pub fn created(created: &'a CreatedRun) -> Self {
         Self { created: Some(created.created), ..Self::listed(&created.run) }
     }
 
     /// The run, which would be deleted.
-    pub(in crate::cli) fn dry(run: &'a RunInfo) -> Self {
+    pub fn dry(run: &'a RunInfo) -> Self {
         Self { dry_run: Some(true), ..Self::listed(run) }
     }
 
     /// The run with its streams.
-    pub(in crate::cli) fn described(run: &'a RunInfo, streams: &'a [StreamInfo]) -> Self {
+    pub fn described(run: &'a RunInfo, streams: &'a [StreamInfo]) -> Self {
         let streams = streams.iter().map(StreamPart::new).collect();
         Self { streams: Some(streams), ..Self::listed(run) }
     }
 
     /// The run, and where its log ends.
-    pub(in crate::cli) fn closed(closed: &'a ClosedRun) -> Self {
+    pub fn closed(closed: &'a ClosedRun) -> Self {
         Self {
             closed_seq: Some(closed.closed_seq.0),
             deduplicated: Some(closed.deduplicated),
@@ -69,7 +69,7 @@ impl<'a> RunLine<'a> {
 
 /// A run that was deleted.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct DeletedLine<'a> {
+pub struct DeletedLine<'a> {
     run_id: &'a str,
     deleted_at_ms: u64,
     deduplicated: bool,
@@ -77,7 +77,7 @@ pub(in crate::cli) struct DeletedLine<'a> {
 
 impl<'a> DeletedLine<'a> {
     /// The run of this name.
-    pub(in crate::cli) fn new(run_id: &'a str, deleted: &Deleted) -> Self {
+    pub fn new(run_id: &'a str, deleted: &Deleted) -> Self {
         let Deleted { deleted_ms, deduplicated } = *deleted;
         Self { run_id, deleted_at_ms: deleted_ms, deduplicated }
     }
@@ -85,7 +85,7 @@ impl<'a> DeletedLine<'a> {
 
 /// A stream that was trimmed.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct TrimmedLine<'a> {
+pub struct TrimmedLine<'a> {
     run_id: &'a str,
     stream: &'a str,
     trim: u64,
@@ -93,14 +93,14 @@ pub(in crate::cli) struct TrimmedLine<'a> {
 
 impl<'a> TrimmedLine<'a> {
     /// The stream, and the first index that is kept.
-    pub(in crate::cli) fn new(run_id: &'a str, stream: &'a str, trim: Index) -> Self {
+    pub fn new(run_id: &'a str, stream: &'a str, trim: Index) -> Self {
         Self { run_id, stream, trim: trim.0 }
     }
 }
 
 /// A run.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct RunPart<'a> {
+pub struct RunPart<'a> {
     run_id: &'a str,
     run_uid: String,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -127,7 +127,7 @@ pub(in crate::cli) struct RunPart<'a> {
 
 /// A stream of a run.
 #[derive(Debug, Serialize)]
-struct StreamPart<'a> {
+pub struct StreamPart<'a> {
     stream: u32,
     name: &'a str,
     kind: &'static str,
@@ -163,6 +163,18 @@ impl<'a> RunPart<'a> {
 }
 
 impl<'a> StreamPart<'a> {
+    /// The stream with this number and state.
+    pub fn of(number: u32, stream: &'a StreamState) -> Self {
+        Self {
+            stream: number,
+            name: &stream.name,
+            kind: stream_kind_name(stream.kind),
+            trim: stream.trim.0,
+            tail: stream.tail.0,
+            closed: stream.closed,
+        }
+    }
+
     fn new(stream: &'a StreamInfo) -> Self {
         Self {
             stream: stream.stream.0,
@@ -176,12 +188,12 @@ impl<'a> StreamPart<'a> {
 }
 
 /// Where a run stands.
-pub(in crate::cli) fn status_name(run: &RunInfo) -> String {
+pub fn status_name(run: &RunInfo) -> String {
     run.status.as_str_name().trim_start_matches("RUN_STATUS_").to_lowercase()
 }
 
 /// Whether a stream carries output or input.
-pub(in crate::cli) fn stream_kind_name(kind: StreamKind) -> &'static str {
+pub fn stream_kind_name(kind: StreamKind) -> &'static str {
     match kind {
         StreamKind::Unspecified => "unspecified",
         StreamKind::Run => "run",

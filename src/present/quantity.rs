@@ -4,9 +4,9 @@
 /// The text is no quantity of the kind that is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}")]
-pub(crate) struct Unreadable {
+pub struct Unreadable {
     /// What would have been right.
-    pub(crate) expected: &'static str,
+    pub expected: &'static str,
 }
 
 const DURATION: Unreadable =
@@ -37,12 +37,12 @@ const SIZE_UNITS: [(&str, u64); 10] = [
 ];
 
 /// Milliseconds of a duration.
-pub(crate) fn duration_ms(text: &str) -> Result<u64, Unreadable> {
+pub fn duration_ms(text: &str) -> Result<u64, Unreadable> {
     scaled(text, &DURATION_UNITS).ok_or(DURATION)
 }
 
 /// Bytes of a size.
-pub(crate) fn bytes(text: &str) -> Result<u64, Unreadable> {
+pub fn bytes(text: &str) -> Result<u64, Unreadable> {
     scaled(text, &SIZE_UNITS).ok_or(SIZE)
 }
 
@@ -55,12 +55,12 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// `7d`: a duration in the greatest unit of which it is a whole number.
-pub(crate) fn duration(ms: u64) -> String {
+pub fn duration(ms: u64) -> String {
     whole(ms, &DURATION_UNITS)
 }
 
 /// `64MiB`: a size, exactly, in the greatest unit of which it is a whole number.
-pub(crate) fn exact_size(bytes: u64) -> String {
+pub fn exact_size(bytes: u64) -> String {
     whole(bytes, &SIZE_UNITS[..5])
 }
 
@@ -68,6 +68,19 @@ fn whole(number: u64, units: &[(&str, u64)]) -> String {
     let fits = |(_, factor): &&(&str, u64)| number.is_multiple_of(*factor) && *factor <= number;
     let (unit, factor) = units.iter().rev().find(fits).unwrap_or(&units[0]);
     format!("{}{unit}", number / factor)
+}
+
+/// `1.5 MiB`: a size for people.
+pub fn size(bytes: u64) -> String {
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, shift)| 1 << shift <= bytes) {
+        // Cut, not rounded: 1,023 is never a thousand of the next unit.
+        Some((unit, shift)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            format!("{}.{} {unit}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} B"),
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +116,20 @@ mod tests {
             [(0, "0B"), (1_023, "1023B"), (1_536, "1536B"), (64 << 20, "64MiB"), (3 << 41, "6TiB")]
         {
             assert_eq!((exact_size(size).as_str(), bytes(text)), (text, Ok(size)));
+        }
+    }
+
+    #[test]
+    fn sizes_are_short_for_people() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (1_536, "1.5 KiB"),
+            ((1 << 20) - 1, "1023.9 KiB"),
+            (3 << 40, "3.0 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
         }
     }
 }

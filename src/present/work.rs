@@ -49,7 +49,7 @@ fn document(text: &[u8]) -> Value {
 }
 
 /// `executing`: where a run stands.
-pub(in crate::cli) fn stands(status: RunStatus) -> String {
+pub fn stands(status: RunStatus) -> String {
     short(status.as_str_name(), "RUN_STATUS_")
 }
 
@@ -144,7 +144,7 @@ fn wait(wait: &Wait) -> Value {
 
 /// A run that was asked to stop.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct CanceledLine<'a> {
+pub struct CanceledLine<'a> {
     closed: bool,
     deduplicated: bool,
     run: RunPart<'a>,
@@ -152,7 +152,7 @@ pub(in crate::cli) struct CanceledLine<'a> {
 
 impl<'a> CanceledLine<'a> {
     /// The run, and whether it is closed.
-    pub(in crate::cli) fn new(canceled: &'a CanceledRun) -> Self {
+    pub fn new(canceled: &'a CanceledRun) -> Self {
         let CanceledRun { run, closed, deduplicated } = canceled;
         Self { closed: *closed, deduplicated: *deduplicated, run: RunPart::new(run) }
     }
@@ -160,7 +160,7 @@ impl<'a> CanceledLine<'a> {
 
 /// A run that was handed to a worker.
 #[derive(Debug, Serialize)]
-pub(in crate::cli) struct ClaimedLine<'a> {
+pub struct ClaimedLine<'a> {
     lease_epoch: u64,
     attempt: u32,
     resumed: bool,
@@ -172,7 +172,7 @@ pub(in crate::cli) struct ClaimedLine<'a> {
 
 impl<'a> ClaimedLine<'a> {
     /// The run, its lease, and what it owes.
-    pub(in crate::cli) fn new(claimed: &'a ClaimedRun) -> Self {
+    pub fn new(claimed: &'a ClaimedRun) -> Self {
         let owed = claimed.owed.iter().map(|owed| {
             json!({
                 "stream": &*owed.stream, "consumer": &*owed.consumer, "floor": owed.floor.0,
@@ -192,7 +192,7 @@ impl<'a> ClaimedLine<'a> {
 }
 
 /// A lease that has its full term again.
-pub(in crate::cli) fn renewed(run_id: &str, epoch: u64, renewed: &Renewed) -> Value {
+pub fn renewed(run_id: &str, epoch: u64, renewed: &Renewed) -> Value {
     let mut line = json!({ "run_id": run_id, "lease_epoch": epoch, "term_ms": renewed.term_ms });
     if let Some(cancel) = &renewed.cancel {
         line["cancel_requested"] =
@@ -202,12 +202,12 @@ pub(in crate::cli) fn renewed(run_id: &str, epoch: u64, renewed: &Renewed) -> Va
 }
 
 /// A lease that was given back.
-pub(in crate::cli) fn released(run_id: &str, status: RunStatus) -> Value {
+pub fn released(run_id: &str, status: RunStatus) -> Value {
     json!({ "run_id": run_id, "status": stands(status) })
 }
 
 /// A turn that was committed.
-pub(in crate::cli) fn committed(run_id: &str, turn: &CommittedTurn) -> Value {
+pub fn committed(run_id: &str, turn: &CommittedTurn) -> Value {
     let CommittedTurn { committed, metadata, metadata_seq, cancel, .. } = turn;
     let mut line = Map::new();
     line.insert("run_id".into(), run_id.into());
@@ -238,7 +238,7 @@ pub(in crate::cli) fn committed(run_id: &str, turn: &CommittedTurn) -> Value {
 }
 
 /// A metadata document, and the seq of its last change.
-pub(in crate::cli) fn metadata(run_id: &str, text: &[u8], seq: u64) -> Value {
+pub fn metadata(run_id: &str, text: &[u8], seq: u64) -> Value {
     let found = match document(text) {
         Value::Null => json!({}),
         found => found,
@@ -247,7 +247,7 @@ pub(in crate::cli) fn metadata(run_id: &str, text: &[u8], seq: u64) -> Value {
 }
 
 /// A message that was sent.
-pub(in crate::cli) fn sent(sent: &Sent, message_id: &str) -> Value {
+pub fn sent(sent: &Sent, message_id: &str) -> Value {
     let mut line = Map::new();
     line.insert("index".into(), sent.index.0.into());
     line.extend(sent.seq.map(|seq| ("seq".to_owned(), seq.0.into())));
@@ -258,7 +258,7 @@ pub(in crate::cli) fn sent(sent: &Sent, message_id: &str) -> Value {
 }
 
 /// What a consumer has consumed now.
-pub(in crate::cli) fn acked(run_id: &str, stream: &str, consumer: &str, acked: &Acked) -> Value {
+pub fn acked(run_id: &str, stream: &str, consumer: &str, acked: &Acked) -> Value {
     json!({
         "run_id": run_id, "stream": stream, "consumer": consumer, "floor": acked.floor.0,
         "owed": acked.owed,
@@ -266,7 +266,7 @@ pub(in crate::cli) fn acked(run_id: &str, stream: &str, consumer: &str, acked: &
 }
 
 /// `waiting`, `completed`, `timed_out` or `canceled`: where a wait token stands.
-pub(in crate::cli) fn token_status_name(token: &WaitToken) -> String {
+pub fn token_status_name(token: &WaitToken) -> String {
     match token.status {
         RunStatus::Executing => "waiting".into(),
         other => stands(other),
@@ -274,7 +274,7 @@ pub(in crate::cli) fn token_status_name(token: &WaitToken) -> String {
 }
 
 /// A wait token, and what a call did with it.
-pub(in crate::cli) fn token(token: &WaitToken, done: Option<(&str, bool)>) -> Value {
+pub fn token(token: &WaitToken, done: Option<(&str, bool)>) -> Value {
     let mut fields = Map::new();
     add(&mut fields, "token_id", &*token.token_id);
     add(&mut fields, "status", token_status_name(token));
@@ -293,7 +293,7 @@ pub(in crate::cli) fn token(token: &WaitToken, done: Option<(&str, bool)>) -> Va
 }
 
 /// A batch, and whether a call created it.
-pub(in crate::cli) fn batch(batch: &Batch, created: Option<bool>) -> Value {
+pub fn batch(batch: &Batch, created: Option<bool>) -> Value {
     let mut fields = Map::new();
     fields.insert("batch_id".into(), (&*batch.batch_id).into());
     fields.insert("items".into(), batch.items.into());
@@ -309,7 +309,7 @@ pub(in crate::cli) fn batch(batch: &Batch, created: Option<bool>) -> Value {
 }
 
 /// Items that were added to a batch.
-pub(in crate::cli) fn added(batch_id: &str, added: &AddedItems) -> Value {
+pub fn added(batch_id: &str, added: &AddedItems) -> Value {
     let AddedItems { accepted, deduplicated } = *added;
     json!({ "batch_id": batch_id, "accepted": accepted, "deduplicated": deduplicated })
 }
@@ -317,7 +317,7 @@ pub(in crate::cli) fn added(batch_id: &str, added: &AddedItems) -> Value {
 /// An item of a watch that is no record.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub(in crate::cli) enum WatchLine<'a> {
+pub enum WatchLine<'a> {
     /// A run as it is now.
     Row {
         /// The run.
@@ -345,17 +345,17 @@ pub(in crate::cli) enum WatchLine<'a> {
 
 impl<'a> WatchLine<'a> {
     /// A run as it is now.
-    pub(in crate::cli) fn row(run: &'a RunInfo, cursor: &'a str) -> Self {
+    pub fn row(run: &'a RunInfo, cursor: &'a str) -> Self {
         Self::Row { run: Box::new(RunPart::new(run)), cursor }
     }
 
     /// A run that was deleted.
-    pub(in crate::cli) fn removed(run_id: &'a str, run_uid: RunUid, cursor: &'a str) -> Self {
+    pub fn removed(run_id: &'a str, run_uid: RunUid, cursor: &'a str) -> Self {
         Self::Removed { run_id, run_uid: run_uid.to_string(), cursor }
     }
 
     /// How the run ended.
-    pub(in crate::cli) fn end(outcome: Outcome, cursor: &'a str) -> Self {
+    pub fn end(outcome: Outcome, cursor: &'a str) -> Self {
         Self::End { outcome: outcome_name(outcome), cursor }
     }
 }

@@ -1,0 +1,162 @@
+//! A directory that is looked at.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::Duration,
+};
+
+use super::survey::Survey;
+use crate::{
+    error::{Error, OpenError},
+    format::file_name,
+    platform::{Open, Platform, os, read_only},
+    recovery::{self, Plan},
+};
+
+/// How often a running store is looked at again before what is found is believed.
+const LOOKS_MAX: u32 = 5;
+/// How long a block takes to be written, with much to spare.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
+/// A data directory, to be looked at and not touched.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    platform: Platform,
+    path: PathBuf,
+}
+
+/// Who has a store open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// Nobody.
+    Nobody,
+    /// The process with this number; 0 if it cannot be seen from here.
+    Process(u32),
+    /// The system does not say.
+    Unknown,
+}
+
+/// Why nothing can be said of a directory.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LookError {
+    /// There is no such directory.
+    #[error("there is no directory {location}: name the data directory with --data-dir")]
+    NoDirectory {
+        /// Its path.
+        location: String,
+    },
+    /// The directory holds nothing of a store.
+    #[error("{location} holds no store: name the data directory with --data-dir")]
+    NoStore {
+        /// Its path.
+        location: String,
+    },
+    /// There is no such run.
+    #[error("run not found: {name:?}; see all with `braidlog-inspect runs`")]
+    NoRun {
+        /// Its name.
+        name: String,
+    },
+    /// There is no such stream.
+    #[error("stream not found: {name:?}; see `braidlog-inspect streams`")]
+    NoStream {
+        /// Its name.
+        name: String,
+    },
+    /// What is asked for is damaged.
+    #[error(transparent)]
+    Damaged(#[from] Error),
+    /// The operating system refused.
+    #[error("{0}")]
+    Io(std::sync::Arc<io::Error>),
+}
+
+impl From<io::Error> for LookError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(std::sync::Arc::new(error))
+    }
+}
+
+impl Directory {
+    /// A directory that is there.
+    ///
+    /// # Errors
+    /// [`LookError::NoDirectory`].
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, LookError> {
+        let path = path.into();
+        if !path.is_dir() {
+            return Err(LookError::NoDirectory { location: path.display().to_string() });
+        }
+        Ok(Self { platform: read_only::platform(&path), path })
+    }
+
+    /// A directory of a platform; whoever holds its store is not known.
+    pub fn on(platform: Platform) -> Self {
+        let path = platform.vfs.location();
+        Self { platform, path }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What its files are read through: nothing can be written there.
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    /// Who has the store open, by the kernel's table of locks.
+    pub fn holder(&self) -> Holder {
+        let lock = self.path.join(file_name::lock().as_str());
+        match os::lock_holder(&lock) {
+            Ok(None) => Holder::Nobody,
+            Ok(Some(pid)) => Holder::Process(pid),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !lock.exists() => {
+                Holder::Nobody
+            }
+            Err(_) => Holder::Unknown,
+        }
+    }
+
+    /// What the lock file says of who had the store open last.
+    pub fn last_holder(&self) -> Option<String> {
+        let file = self.platform.vfs.open(&file_name::lock(), Open::Read).ok()?;
+        let mut text = vec![0; usize::try_from(file.len().ok()?).ok()?.min(64)];
+        file.read_exact_at(&mut text, 0).ok()?;
+        Some(String::from_utf8(text).ok()?.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// What is in the directory. If somebody has the store open, or may have, what looks damaged is
+    /// looked at again: it may have been in the middle of a write.
+    ///
+    /// # Errors
+    /// [`LookError::NoStore`], [`LookError::Io`].
+    pub fn survey(&self) -> Result<Survey, LookError> {
+        let is_quiet = self.holder() == Holder::Nobody;
+        let mut looks = 1;
+        loop {
+            let survey = Survey::take(self.platform.clone());
+            let is_believed = match &survey {
+                Ok(survey) => survey.problems.is_empty() && !survey.is_torn(),
+                Err(LookError::Io(_)) => false,
+                Err(_) => true,
+            };
+            if is_quiet || is_believed || LOOKS_MAX <= looks {
+                return survey;
+            }
+            looks += 1;
+            sleep(BETWEEN_LOOKS);
+        }
+    }
+
+    /// What a start of the store would find. Reads only.
+    ///
+    /// # Errors
+    /// Why it would refuse.
+    pub fn plan(&self) -> Result<Plan, OpenError> {
+        recovery::plan(&self.platform)
+    }
+}

@@ -1,0 +1,27 @@
+//! A data directory looked at from outside: live or dead, sound or damaged, without a server,
+//! without a lock, and without writing one byte.
+//!
+//! [`Directory`] is a directory that is looked at. A [`Survey`] is what was found in it: which files
+//! are alive, where every run's frames are, what is damaged. It judges by the table in
+//! [`verdict`](crate::format::verdict) as a start of the store does, but where a start refuses, it
+//! goes on: behind damage it looks for the next sound block, and says what lies between. A
+//! [`RunLog`] is one run's log, frame by frame, with what is missing between them.
+//!
+//! Beside a running server files change while they are read: slots are written, used again, packs
+//! are replaced. [`Directory::survey`] looks again until what it finds stays the same.
+//!
+//! What it deliberately does not do: repair, or change anything; decide what a start of the store
+//! would do with the directory (that is [`recovery::plan`](crate::recovery::plan), which
+//! [`Directory::plan`] asks).
+
+mod directory;
+mod log;
+mod names;
+mod survey;
+mod walk;
+
+pub use directory::{Directory, Holder, LookError};
+pub use log::{Item, RunLog, Where};
+pub use names::{FoundRun, RunFilter, RunName};
+pub use survey::{BlockSeen, Ending, FrameSeen, PackSeen, Problem, SlotSeen, Survey};
+pub use walk::{Step, walk_slot};

@@ -1,0 +1,671 @@
+//! What is found in a directory: files, blocks, places of frames, and what is damaged.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
+
+use super::{
+    directory::LookError,
+    walk::{Step, walk_slot},
+};
+use crate::{
+    error::{Corruption, Error},
+    format::{
+        Damage, Evidence, PAGE_BYTES,
+        block::{BLOCK_HEADER_BYTES, BlockHeader, FLAG_CLEAN},
+        file_name,
+        frame::{Frame, FrameHeader},
+        identity::{Current, StoreIdentity},
+        manifest::{self, ListedPack, ListedSlot},
+        pack,
+        segment::JournalPoint,
+        slot::{FIRST_BLOCK_AT, SlotHeader, SlotKind},
+    },
+    journal::{
+        FrameAt, FrameReader, MaskedBlock,
+        scan::{BlockAt, Ended, Next, SlotFile, read_from_disk},
+    },
+    manifest::{LivePack, LiveSet},
+    platform::{File, Open, Platform, RelPath, Vfs},
+    record::RunNo,
+    segment::{Pack, Packs, read_names},
+};
+
+/// What was found in a data directory at one moment.
+pub struct Survey {
+    platform: Platform,
+    /// Identity of the store, as the soundest file says it.
+    pub store_uuid: [u8; 16],
+    /// What `STORE` says; none if that is damaged.
+    pub identity: Option<StoreIdentity>,
+    /// What `CURRENT` says; none if that is damaged or not there.
+    pub current: Option<Current>,
+    /// The manifest that was read, with its header; none if there is none that can be.
+    pub manifest: Option<(u64, SlotHeader)>,
+    /// The files that are alive.
+    pub live: LiveSet,
+    /// Whether `live` is what a sound manifest says; otherwise it is what the files themselves say.
+    pub is_listed: bool,
+    /// The slots of the journal, oldest first.
+    pub slots: Vec<SlotSeen>,
+    /// Files of slots that are not part of the journal: number and bytes.
+    pub spare_slots: Vec<(u32, u64)>,
+    /// The packs, oldest first.
+    pub packs: Vec<PackSeen>,
+    /// Files that interrupted work left behind; a start removes them.
+    pub leftovers: Vec<RelPath>,
+    /// Every block below was durable, as later ones say.
+    pub durable_block_no: u64,
+    /// What is damaged, in the order it was met.
+    pub problems: Vec<Problem>,
+    frames: BTreeMap<RunNo, Vec<FrameSeen>>,
+    reader: FrameReader,
+}
+
+/// A slot of the journal.
+#[derive(Debug)]
+pub struct SlotSeen {
+    /// Its file.
+    pub path: RelPath,
+    /// What the manifest says of it.
+    pub listed: ListedSlot,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Its header; none if that is damaged.
+    pub header: Option<SlotHeader>,
+    /// Its sound blocks.
+    pub blocks: Vec<BlockSeen>,
+    /// How they end.
+    pub ending: Ending,
+}
+
+/// A sound block of the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockSeen {
+    /// Where it begins in its slot.
+    pub position: u64,
+    /// Its header.
+    pub header: BlockHeader,
+}
+
+/// How the blocks of a slot end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The log goes on in the next slot.
+    NextSlot,
+    /// The log ends at this position.
+    EndOfLog {
+        /// Where.
+        position: u64,
+        /// Whether a block was being written when the power went.
+        torn: bool,
+    },
+    /// What follows is damaged.
+    Damaged,
+}
+
+/// A pack that is alive.
+#[derive(Debug)]
+pub struct PackSeen {
+    /// Its file.
+    pub path: RelPath,
+    /// What the manifest says of it.
+    pub live: LivePack,
+    /// Why it cannot be opened, if it cannot.
+    pub lost: Option<Corruption>,
+}
+
+/// A frame in the journal whose CRC holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameSeen {
+    /// Where it is.
+    pub at: FrameAt,
+    /// The place in the journal behind it.
+    pub end: JournalPoint,
+    /// Its fixed part.
+    pub header: FrameHeader,
+}
+
+/// Something that is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file.
+    pub file: RelPath,
+    /// Where the damage begins.
+    pub position: u64,
+    /// Where it ends, exclusive; the same if that is not known.
+    pub until: u64,
+    /// What is wrong.
+    pub damage: Damage,
+}
+
+impl Survey {
+    /// Reads a directory.
+    ///
+    /// # Errors
+    /// [`LookError::NoStore`], [`LookError::Io`].
+    pub(super) fn take(platform: Platform) -> Result<Self, LookError> {
+        let names = platform.vfs.list(&file_name::root())?;
+        let is_there = |path: RelPath| names.iter().any(|name| *name == *path.name());
+        let has_store = is_there(file_name::store())
+            || is_there(file_name::current())
+            || names.iter().any(|name| file_name::parse_manifest(name).is_some());
+        if !has_store {
+            let location = platform.vfs.location().display().to_string();
+            return Err(LookError::NoStore { location });
+        }
+        let mut survey = Self {
+            platform,
+            store_uuid: [0; 16],
+            identity: None,
+            current: None,
+            manifest: None,
+            live: LiveSet::default(),
+            is_listed: true,
+            slots: Vec::new(),
+            spare_slots: Vec::new(),
+            packs: Vec::new(),
+            leftovers: Vec::new(),
+            durable_block_no: 0,
+            problems: Vec::new(),
+            frames: BTreeMap::new(),
+            reader: FrameReader::default(),
+        };
+        survey.read_identity()?;
+        survey.read_manifest(&names)?;
+        survey.see_packs()?;
+        survey.see_journal()?;
+        survey.see_leftovers(&names)?;
+        Ok(survey)
+    }
+
+    /// What the files are read through.
+    pub fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    fn vfs(&self) -> &dyn Vfs {
+        &*self.platform.vfs
+    }
+
+    fn note(&mut self, file: RelPath, position: u64, until: u64, damage: Damage) {
+        self.problems.push(Problem { file, position, until, damage });
+    }
+
+    fn read_identity(&mut self) -> io::Result<()> {
+        let path = file_name::store();
+        match small(self.vfs(), &path)?.and_then(|page| StoreIdentity::decode(&page)) {
+            Ok(identity) => {
+                self.store_uuid = identity.store_uuid;
+                self.identity = Some(identity);
+            }
+            Err(damage) => self.note(path, 0, PAGE_BYTES as u64, damage),
+        }
+        let path = file_name::current();
+        let current = small(self.vfs(), &path)?.and_then(|bytes| Current::decode(&bytes));
+        match current {
+            Ok(current) if self.identity.is_some() && current.store_uuid != self.store_uuid => {
+                self.note(path, 0, 44, Damage::ForeignStore);
+            }
+            Ok(current) => {
+                self.store_uuid = current.store_uuid;
+                self.current = Some(current);
+            }
+            // A store whose first start was interrupted has none, and nothing else either.
+            Err(Damage::Missing) => {}
+            Err(damage) => self.note(path, 0, 44, damage),
+        }
+        Ok(())
+    }
+
+    /// The manifest that `CURRENT` names, or else the newest that is sound, or else the files.
+    fn read_manifest(&mut self, names: &[String]) -> io::Result<()> {
+        let mut numbers: Vec<u64> =
+            names.iter().filter_map(|name| file_name::parse_manifest(name)).collect();
+        numbers.sort_unstable();
+        if let Some(current) = self.current {
+            return self.read_listing(current.manifest);
+        }
+        let path = file_name::current();
+        if numbers.is_empty() && !self.problems.iter().any(|problem| problem.file == path) {
+            return Ok(());
+        }
+        if !self.problems.iter().any(|problem| problem.file == path) {
+            self.note(path, 0, 0, Damage::Missing);
+        }
+        match numbers.pop() {
+            Some(newest) => self.read_listing(newest),
+            None => self.guess_listing(),
+        }
+    }
+
+    fn read_listing(&mut self, number: u64) -> io::Result<()> {
+        let path = file_name::manifest(number);
+        let file = match SlotFile::open(self.vfs(), path.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.note(path, 0, 0, Damage::Missing);
+                return self.guess_listing();
+            }
+            other => other?,
+        };
+        let header = match file.header(SlotKind::Manifest)?.and_then(|header| {
+            let is_ours = self.identity.is_none() || header.store_uuid == self.store_uuid;
+            let header = if is_ours { Ok(header) } else { Err(Damage::ForeignStore) };
+            header.and_then(|header| file.check_size(header))
+        }) {
+            Ok(header) => header,
+            Err(damage) => {
+                self.note(path, 0, PAGE_BYTES as u64, damage);
+                return self.guess_listing();
+            }
+        };
+        self.store_uuid = header.store_uuid;
+        self.manifest = Some((number, header));
+        let mut next = Next { block_no: 0, prev_crc: header.prev_crc, previous_clean: false };
+        let (mut live, mut problems) = (LiveSet::default(), Vec::new());
+        let first = FIRST_BLOCK_AT as u64;
+        let ended = walk_slot(&file, &header, first, &mut next, None, |step| match step {
+            Step::Block(at) => match manifest::decode(&at.block.payload) {
+                Ok(edits) => edits.iter().for_each(|edit| live.apply(edit)),
+                Err(damage) => problems.push((at.position, block_end(&at), damage)),
+            },
+            Step::Damage { position, until, damage, .. } => {
+                problems.push((position, until, damage));
+            }
+        })?;
+        if let (0, Some(Ended::EndOfLog { position, .. })) = (next.block_no, ended) {
+            let damage = Damage::Lost { evidence: Evidence::Current };
+            problems.push((position, position + PAGE_BYTES as u64, damage));
+        }
+        let is_sound = problems.is_empty();
+        for (position, until, damage) in problems {
+            self.note(path.clone(), position, until, damage);
+        }
+        match is_sound {
+            true => self.live = live,
+            false => self.guess_listing()?,
+        }
+        Ok(())
+    }
+
+    /// What the files say themselves: without a manifest nobody knows which of them are alive, so
+    /// all are taken to be.
+    fn guess_listing(&mut self) -> io::Result<()> {
+        self.is_listed = false;
+        self.live = LiveSet::default();
+        for slot in self.slot_files()? {
+            let file = SlotFile::open(self.vfs(), file_name::slot(slot))?;
+            let Ok(header) = file.header(SlotKind::Journal)? else { continue };
+            if !self.is_ours(header.store_uuid) {
+                continue;
+            }
+            let SlotHeader { file_seq, first_block_no, .. } = header;
+            self.live.slots.push(ListedSlot { slot, file_seq, first_block_no });
+        }
+        self.live.slots.sort_by_key(|slot| slot.file_seq);
+        for number in self.pack_files()? {
+            if let Some(listed) = guess_pack(self.vfs(), number)?
+                && self.is_ours(listed.1)
+            {
+                self.live.packs.insert(number, LivePack { listed: listed.0, dead_bytes: 0 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a file is of this store; the first that says so decides if nothing else does.
+    fn is_ours(&mut self, store_uuid: [u8; 16]) -> bool {
+        if self.store_uuid == [0; 16] {
+            self.store_uuid = store_uuid;
+        }
+        self.store_uuid == store_uuid
+    }
+
+    fn slot_files(&self) -> io::Result<Vec<u32>> {
+        let names = list(self.vfs(), &file_name::journal())?;
+        let mut slots: Vec<u32> =
+            names.iter().filter_map(|name| file_name::parse_slot(name)).collect();
+        slots.sort_unstable();
+        Ok(slots)
+    }
+
+    fn pack_files(&self) -> io::Result<Vec<u64>> {
+        let names = list(self.vfs(), &file_name::packs())?;
+        let numbers: BTreeSet<u64> = names
+            .iter()
+            .filter_map(|name| file_name::parse_pack(name))
+            .filter(|(number, path)| *path == file_name::pack(*number))
+            .map(|(number, _)| number)
+            .collect();
+        Ok(numbers.into_iter().collect())
+    }
+
+    fn see_packs(&mut self) -> Result<(), LookError> {
+        for (number, live) in self.live.packs.clone() {
+            let lost = match Pack::open(self.vfs(), live.listed, self.store_uuid) {
+                Ok(_) => None,
+                Err(Error::Corrupt(corruption)) => Some(corruption),
+                Err(error) => return Err(error.into()),
+            };
+            let path = file_name::pack(number);
+            if let Some(Corruption { position, damage, .. }) = lost {
+                self.note(path.clone(), position, position + PAGE_BYTES as u64, damage);
+            }
+            self.packs.push(PackSeen { path, live, lost });
+        }
+        Ok(())
+    }
+
+    fn see_journal(&mut self) -> io::Result<()> {
+        let slots = self.live.slots.clone();
+        let mut next: Option<Next> = None;
+        for (n, &listed) in slots.iter().enumerate() {
+            let next_slot_first = slots.get(n + 1).map(|next| next.first_block_no);
+            next = self.see_slot(listed, next, next_slot_first)?;
+        }
+        for slot in self.slot_files()? {
+            if slots.iter().all(|listed| listed.slot != slot) {
+                let file = self.vfs().open(&file_name::slot(slot), Open::Read)?;
+                self.spare_slots.push((slot, file.len()?));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a slot; `next` is what the one before ended with, if that is known. Gives what this one
+    /// ends with.
+    fn see_slot(
+        &mut self,
+        listed: ListedSlot,
+        next: Option<Next>,
+        next_slot_first: Option<u64>,
+    ) -> io::Result<Option<Next>> {
+        let path = file_name::slot(listed.slot);
+        let mut seen = SlotSeen {
+            path: path.clone(),
+            listed,
+            bytes: 0,
+            header: None,
+            blocks: Vec::new(),
+            ending: Ending::Damaged,
+        };
+        let file = match SlotFile::open(self.vfs(), path.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.note(path, 0, 0, Damage::Missing);
+                self.slots.push(seen);
+                return Ok(None);
+            }
+            other => other?,
+        };
+        seen.bytes = file.bytes();
+        let checked = file
+            .header(SlotKind::Journal)?
+            .and_then(|header| check_slot(header, &listed, self.store_uuid));
+        let header = match checked {
+            Ok(header) => header,
+            Err(damage) => {
+                self.note(path, 0, PAGE_BYTES as u64, damage);
+                self.slots.push(seen);
+                return Ok(None);
+            }
+        };
+        seen.header = Some(header);
+        if let Err(damage) = file.check_size(header) {
+            self.note(path.clone(), file.bytes(), header.size, damage);
+        }
+        let begun = Next {
+            block_no: header.first_block_no,
+            prev_crc: header.prev_crc,
+            previous_clean: false,
+        };
+        // The slot before was left at exactly `first_block_no`, by row 1 of the table.
+        if let Some(before) = next
+            && before.prev_crc != begun.prev_crc
+        {
+            let (found, expected) = (u64::from(begun.prev_crc), u64::from(before.prev_crc));
+            let damage = Damage::Misplaced { what: "prev_crc", found, expected };
+            self.note(path.clone(), 0, PAGE_BYTES as u64, damage);
+        }
+        let mut next = begun;
+        self.reader.add_slot(self.vfs(), listed.slot, listed.file_seq)?;
+        self.durable_block_no = self.durable_block_no.max(header.first_block_no);
+        let first = FIRST_BLOCK_AT as u64;
+        let mut damaged = Vec::new();
+        let ended = walk_slot(&file, &header, first, &mut next, next_slot_first, |step| {
+            // Payloads are looked at here and let go: a slot's blocks need not be in memory at once.
+            damaged.extend(self.see_step(&listed, &mut seen, step));
+        })?;
+        for (position, until, damage) in damaged {
+            self.note(path.clone(), position, until, damage);
+        }
+        seen.ending = match ended {
+            None => Ending::Damaged,
+            Some(Ended::NextSlot) => Ending::NextSlot,
+            Some(Ended::EndOfLog { torn, position }) => Ending::EndOfLog { position, torn },
+        };
+        self.slots.push(seen);
+        Ok(ended.is_some().then_some(next))
+    }
+
+    /// Takes in what the walk met; gives back what is damaged.
+    fn see_step(
+        &mut self,
+        listed: &ListedSlot,
+        seen: &mut SlotSeen,
+        step: Step,
+    ) -> Option<(u64, u64, Damage)> {
+        let at = match step {
+            Step::Block(at) => at,
+            Step::Damage { position, until, damage, .. } => return Some((position, until, damage)),
+        };
+        let header = at.block.header;
+        self.durable_block_no = self.durable_block_no.max(header.durable_block_no);
+        seen.blocks.push(BlockSeen { position: at.position, header });
+        if header.mask != 0 {
+            self.reader.add_masked(MaskedBlock { position: at.position as u32, header });
+        }
+        let end = block_end(&at);
+        let mut position = at.position as u32 + BLOCK_HEADER_BYTES as u32;
+        for (n, frame) in Frame::split(at.block.payload).enumerate() {
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(damage) => return Some((u64::from(position), end, damage)),
+            };
+            let len = frame.bytes().len() as u32;
+            let at = FrameAt { file_seq: listed.file_seq, position, len };
+            let end = JournalPoint { block_no: header.block_no, frame: n as u32 + 1 };
+            let frames = self.frames.entry(frame.header.run_no).or_default();
+            // A recovered copy stands for the frame that was copied.
+            frames.retain(|known| known.end < end);
+            frames.push(FrameSeen { at, end, header: frame.header });
+            position += len;
+        }
+        None
+    }
+
+    fn see_leftovers(&mut self, names: &[String]) -> io::Result<()> {
+        let manifest = self.manifest.map(|(number, _)| number);
+        let others = names
+            .iter()
+            .filter_map(|name| file_name::parse_manifest(name))
+            .filter(|&number| Some(number) != manifest)
+            .map(file_name::manifest);
+        self.leftovers.extend(others);
+        let tmp = list(self.vfs(), &file_name::tmp())?;
+        self.leftovers.extend(tmp.iter().map(|name| RelPath::new(format!("tmp/{name}"))));
+        for name in list(self.vfs(), &file_name::packs())? {
+            if let Some((number, path)) = file_name::parse_pack(&name)
+                && !self.live.packs.contains_key(&number)
+            {
+                self.leftovers.push(path);
+            }
+        }
+        self.leftovers.sort_unstable();
+        Ok(())
+    }
+
+    /// Whether the log ends with a block that was being written when the power went.
+    pub fn is_torn(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot.ending, Ending::EndOfLog { torn: true, .. }))
+    }
+
+    /// Whether the store was shut down in order.
+    pub fn is_clean(&self) -> bool {
+        let last = self.slots.last().and_then(|slot| slot.blocks.last());
+        last.is_some_and(|block| block.header.flags & FLAG_CLEAN != 0)
+    }
+
+    /// The newest block of the journal.
+    pub fn newest_block(&self) -> Option<&BlockSeen> {
+        self.slots.iter().rev().find_map(|slot| slot.blocks.last())
+    }
+
+    /// Time of the newest block, or of the newest pack: the store's own idea of now, in
+    /// milliseconds since the Unix epoch.
+    pub fn clock_ms(&self) -> u64 {
+        let packs = self.packs.iter().map(|pack| pack.live.listed.created_ms).max();
+        let block = self.newest_block().map(|block| block.header.clock_ms);
+        let created = self.identity.map(|identity| identity.created_ms);
+        [packs, block, created].into_iter().flatten().max().unwrap_or(0)
+    }
+
+    /// The runs with frames in the journal.
+    pub fn runs_in_journal(&self) -> impl Iterator<Item = (RunNo, &[FrameSeen])> + Clone {
+        self.frames.iter().map(|(run_no, frames)| (*run_no, &frames[..]))
+    }
+
+    /// The frames of a run in the journal, in the order they were written; some of them may be in
+    /// segments, too.
+    pub fn frames_of(&self, run_no: RunNo) -> &[FrameSeen] {
+        self.frames.get(&run_no).map_or(&[], |frames| &frames[..])
+    }
+
+    /// Reads a frame of the journal again; none if its slot was used again meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Io`].
+    pub fn read_frame(&self, seen: &FrameSeen) -> Result<Option<Frame>, Error> {
+        let FrameHeader { run_no, first_seq, chain, .. } = seen.header;
+        self.reader.read(seen.at, run_no, first_seq, chain)
+    }
+
+    /// The slot that a use of a slot is.
+    pub fn slot_of(&self, file_seq: u64) -> Option<&SlotSeen> {
+        self.slots.iter().find(|slot| slot.listed.file_seq == file_seq)
+    }
+
+    /// Opens a pack.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Io`].
+    pub fn open_pack(&self, pack: &PackSeen) -> Result<Arc<Pack>, Error> {
+        Pack::open(self.vfs(), pack.live.listed, self.store_uuid).map(Arc::new)
+    }
+
+    /// The packs that may hold segments of a name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn packs_with(&self, name_hash: u64) -> Result<Packs, Error> {
+        let packs = Packs::default();
+        for seen in &self.packs {
+            let number = seen.live.listed.number;
+            let names = read_names(self.vfs(), number, self.store_uuid);
+            if names.is_some_and(|bloom| !pack::may_hold(&bloom, name_hash)) {
+                continue;
+            }
+            match Pack::open(self.vfs(), seen.live.listed, self.store_uuid) {
+                Ok(pack) => packs.replace([pack], &[]),
+                Err(error @ Error::Corrupt(_)) => {
+                    packs.lose(self.vfs(), number, self.store_uuid, error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(packs)
+    }
+}
+
+/// Reads a small file; [`Damage::Missing`] if it is not there.
+fn small(vfs: &dyn Vfs, path: &RelPath) -> io::Result<Result<Vec<u8>, Damage>> {
+    match read_from_disk(vfs, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(Damage::Missing)),
+        other => other.map(Ok),
+    }
+}
+
+/// Names in a directory that need not be there.
+fn list(vfs: &dyn Vfs, path: &RelPath) -> io::Result<Vec<String>> {
+    match vfs.list(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+fn block_end(at: &BlockAt) -> u64 {
+    at.position + at.block.header.disk_bytes() as u64
+}
+
+/// Row 15.
+fn check_slot(
+    header: SlotHeader,
+    listed: &ListedSlot,
+    store_uuid: [u8; 16],
+) -> Result<SlotHeader, Damage> {
+    if header.store_uuid != store_uuid {
+        return Err(Damage::ForeignStore);
+    }
+    for (what, found, expected) in [
+        ("file_seq", header.file_seq, listed.file_seq),
+        ("first_block_no", header.first_block_no, listed.first_block_no),
+    ] {
+        if found != expected {
+            return Err(Damage::Misplaced { what, found, expected });
+        }
+    }
+    Ok(header)
+}
+
+/// What a manifest would say of a pack, as far as the file says it itself; and its store.
+fn guess_pack(vfs: &dyn Vfs, number: u64) -> io::Result<Option<(ListedPack, [u8; 16])>> {
+    let file: Arc<dyn File> = vfs.open(&file_name::pack(number), Open::Read)?;
+    let bytes = file.len()?;
+    let page = |at: u64| {
+        let mut page = vec![0; PAGE_BYTES];
+        file.read_exact_at(&mut page, at).ok().map(|()| page)
+    };
+    let Some(footer) = bytes.checked_sub(PAGE_BYTES as u64).and_then(page) else { return Ok(None) };
+    let header = page(0).and_then(|page| pack::decode_header(&page).ok());
+    let footer = pack::decode_footer(&footer, bytes).ok();
+    let kind = header.map_or(pack::PackKind::Shared, |header| header.kind);
+    let created_ms = header.map_or(0, |header| header.created_ms);
+    Ok(match (footer, header) {
+        (Some(footer), _) => Some((
+            ListedPack {
+                number,
+                kind,
+                bytes,
+                segments: footer.segments,
+                raw_bytes: footer.raw_bytes,
+                flushed_block: footer.flushed_block,
+                created_ms,
+            },
+            footer.store_uuid,
+        )),
+        (None, Some(header)) => Some((
+            ListedPack {
+                number,
+                kind,
+                bytes,
+                segments: 0,
+                raw_bytes: 0,
+                flushed_block: 0,
+                created_ms,
+            },
+            header.store_uuid,
+        )),
+        (None, None) => None,
+    })
+}

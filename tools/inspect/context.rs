@@ -1,0 +1,71 @@
+//! What every command has: the directory, how to answer, where to.
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use braidlog::offline::{Directory, RunLog, Survey};
+
+use crate::{
+    exit::{Exit, Failure},
+    output::Output,
+};
+
+/// What every command has.
+pub(crate) struct Context {
+    /// The data directory.
+    pub(crate) data_dir: PathBuf,
+    /// Namespace of the runs that are named.
+    pub(crate) namespace: String,
+    /// Whether to answer in JSON.
+    pub(crate) json: bool,
+    /// Where answers go.
+    pub(crate) out: Output,
+}
+
+impl Context {
+    /// What the arguments say.
+    pub(crate) fn new(data_dir: PathBuf, namespace: String, json: bool) -> Self {
+        Self { data_dir, namespace, json, out: Output::new() }
+    }
+
+    /// The directory.
+    pub(crate) fn directory(&self) -> Result<Directory, Failure> {
+        Ok(Directory::open(&self.data_dir)?)
+    }
+
+    /// What is in the directory.
+    pub(crate) fn survey(&self) -> Result<Survey, Failure> {
+        Ok(self.directory()?.survey()?)
+    }
+
+    /// The log of a run of the namespace that was said.
+    pub(crate) fn find<'a>(&self, survey: &'a Survey, run_id: &str) -> Result<RunLog<'a>, Failure> {
+        Ok(survey.find(&self.namespace, run_id)?)
+    }
+
+    /// Says something to a person beside the answer.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.json {
+            // There is nobody left to tell if this fails.
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    /// The exit status of an answer from a directory with these problems, which are told in short.
+    pub(crate) fn ended(&self, survey: &Survey) -> Exit {
+        if survey.problems.is_empty() {
+            return Exit::Ok;
+        }
+        let (count, first) = (survey.problems.len(), &survey.problems[0]);
+        self.note(&format!(
+            "! {count} damaged {}, first {}@{:#x}: {}; see `braidlog-inspect verify`",
+            if count == 1 { "place" } else { "places" },
+            first.file,
+            first.position,
+            first.damage,
+        ));
+        Exit::Corrupt
+    }
+}

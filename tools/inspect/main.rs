@@ -1,0 +1,48 @@
+//! `braidlog-inspect`: looks into a data directory, live or dead, without a server, without a lock,
+//! and without writing one byte; says what is there, what is wrong, what it costs and what to do.
+//!
+//! Data goes to standard output and everything else to standard error. With `--json`, both are
+//! JSON, one object a line with a version `v`. Exit
+//! statuses stand in [`exit`].
+//!
+//! What it deliberately does not do: repair in place, open the index where it is, or know any format
+//! by itself: it reads through the same codec, table and recovery plan as the server.
+
+mod args;
+mod context;
+mod exit;
+mod info;
+mod output;
+mod runs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    args::{Cli, Command},
+    context::Context,
+    exit::{Exit, Failure},
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let as_json = cli.json;
+    match execute(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            failure.tell(as_json);
+            failure.exit.into()
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<Exit, Failure> {
+    let mut context = Context::new(cli.data_dir, cli.namespace, cli.json);
+    let exit = match cli.command {
+        Command::Info => info::run(&mut context),
+        Command::Runs(args) => runs::run(&mut context, args),
+    }?;
+    context.out.flush()?;
+    Ok(exit)
+}
