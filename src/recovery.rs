@@ -168,6 +168,31 @@ impl Plan {
         self.summary
     }
 
+    /// Blocks whose durability is in doubt: a start copies them into a fresh slot.
+    pub fn doubtful(&self) -> impl ExactSizeIterator<Item = &BlockAt> {
+        self.doubtful.iter()
+    }
+
+    /// Number of the slot file that a start would write to, and of the first block there.
+    pub fn fresh_slot(&self) -> (u32, u64) {
+        (self.slot_free(), self.durable_block_no)
+    }
+
+    /// Number of the live manifest, none if there is none; a start writes the next one.
+    pub fn manifest(&self) -> Option<u64> {
+        (self.manifest.number != 0).then_some(self.manifest.number)
+    }
+
+    /// What interrupted work left behind: a start removes it.
+    pub fn leftovers(&self) -> &[RelPath] {
+        &self.leftovers
+    }
+
+    /// The runs with frames that are in no segment yet: a start has them in memory.
+    pub fn runs(&self) -> impl ExactSizeIterator<Item = &RecoveredRun> {
+        self.runs.values()
+    }
+
     /// Whether there is no store yet.
     pub fn is_new(&self) -> bool {
         self.identity.is_none()

@@ -152,11 +152,21 @@ impl Directory {
         }
     }
 
-    /// What a start of the store would find. Reads only.
+    /// What a start of the store would find. Reads only. If somebody has the store open, or may
+    /// have, a refusal is believed when it comes again.
     ///
     /// # Errors
     /// Why it would refuse.
     pub fn plan(&self) -> Result<Plan, OpenError> {
-        recovery::plan(&self.platform)
+        let is_quiet = self.holder() == Holder::Nobody;
+        let mut looks = 1;
+        loop {
+            let plan = recovery::plan(&self.platform);
+            if is_quiet || plan.is_ok() || LOOKS_MAX <= looks {
+                return plan;
+            }
+            looks += 1;
+            sleep(BETWEEN_LOOKS);
+        }
     }
 }

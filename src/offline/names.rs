@@ -4,13 +4,17 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::{
     directory::LookError,
-    log::RunLog,
+    log::{RunLog, Where},
     survey::{FrameSeen, Survey},
 };
 use crate::{
     core::RunState,
     error::Error,
-    format::{frame::FLAG_FIRST, pack::Entry, segment::JournalPoint},
+    format::{
+        frame::{FLAG_FIRST, Frame},
+        pack::Entry,
+        segment::JournalPoint,
+    },
     record::{RunNo, name_hash},
     recovery::read_state,
     segment::{Blocks, Segment},
@@ -74,6 +78,27 @@ struct Newest {
     entry: Entry,
     pack: u64,
     segments: u32,
+    /// The newest segment that nothing of the run is before.
+    first: Option<(JournalPoint, u64)>,
+}
+
+impl Newest {
+    /// Whether a segment of the run counts: it is not deleted, nor replaced by a later one.
+    fn has(&self, entry: &Entry) -> bool {
+        let is_replaced = self.first.is_some_and(|(flushed, _)| {
+            entry.head.flushed < flushed || (entry.head.flushed == flushed && !entry.head.is_first)
+        });
+        !self.entry.head.is_deleted && !is_replaced
+    }
+}
+
+/// What could be read; none if it is damaged.
+fn readable<T>(read: Result<T, Error>) -> Result<Option<T>, LookError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(Error::Corrupt(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl FoundRun {
@@ -213,6 +238,86 @@ impl Survey {
         self.packs.iter().filter(|pack| pack.lost.is_some()).count()
     }
 
+    /// Gives every frame that counts to `visit`, in the order in which files hold them: those of a
+    /// run come in run order within a pack, and packs in the order of their numbers, the journal
+    /// last. Frames that cannot be read are left out: they are among the problems, or a
+    /// [`RunLog`] tells of them. Ends when `visit` says false.
+    ///
+    /// # Errors
+    /// [`LookError::Io`], and what `visit` says.
+    pub fn each_frame(
+        &self,
+        mut visit: impl FnMut(&Frame, &Where) -> Result<bool, LookError>,
+    ) -> Result<(), LookError> {
+        let newest = self.newest_segments()?;
+        for seen in self.packs.iter().filter(|pack| pack.lost.is_none()) {
+            let pack = self.open_pack(seen)?;
+            let blocks = Blocks::new(BLOCKS_BYTES_MAX);
+            let entries = match pack.entries() {
+                Err(Error::Corrupt(_)) => continue,
+                other => other?,
+            };
+            let mut entries: Vec<Entry> = entries.filter_map(Result::ok).collect();
+            entries
+                .retain(|entry| newest.get(&entry.head.run_no).is_some_and(|run| run.has(entry)));
+            entries.sort_by_key(|entry| (entry.block, entry.offset));
+            for entry in entries {
+                let segment = Segment { pack: pack.clone(), entry };
+                let Some(tail) = readable(segment.tail(&blocks))? else { continue };
+                for part in &tail.parts {
+                    let Some(read) = readable(segment.read(part, &blocks))? else { continue };
+                    let position = if part.block == 0 { entry.block } else { part.block };
+                    let at = Where { file: seen.path.clone(), position, is_packed: true };
+                    for frame in &read.frames {
+                        if !visit(frame, &at)? {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+        for (run_no, frames) in self.runs_in_journal() {
+            let flushed = newest.get(&run_no).map(|run| run.entry.head.flushed);
+            let low = if self.lost_packs() == 0 { self.live.journal_low } else { 0 };
+            for seen in frames {
+                if seen.end.block_no < low || flushed.is_some_and(|flushed| seen.end <= flushed) {
+                    continue;
+                }
+                let Some(Some(frame)) = readable(self.read_frame(seen))? else { continue };
+                let file = self.slot_of(seen.at.file_seq).map(|slot| slot.path.clone());
+                let file = file.unwrap_or_else(crate::format::file_name::journal);
+                let at = Where { file, position: u64::from(seen.at.position), is_packed: false };
+                if !visit(&frame, &at)? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The log of a run by its number; none if nothing that is sound says what it is called.
+    ///
+    /// # Errors
+    /// [`LookError::Io`].
+    pub fn log_of(&self, run_no: RunNo) -> Result<Option<RunLog<'_>>, LookError> {
+        for seen in self.packs.iter().filter(|pack| pack.lost.is_none()) {
+            let pack = self.open_pack(seen)?;
+            let entries = match pack.entries() {
+                Err(Error::Corrupt(_)) => continue,
+                other => other?,
+            };
+            let found = entries.filter_map(Result::ok).find(|entry| entry.head.run_no == run_no);
+            if let Some(entry) = found {
+                return RunLog::open(self, entry.head.name_hash, run_no).map(Some);
+            }
+        }
+        let first = self.frames_of(run_no).iter().find(|seen| seen.header.flags & FLAG_FIRST != 0);
+        let Some(first) = first else { return Ok(None) };
+        let Some(Some(frame)) = readable(self.read_frame(first))? else { return Ok(None) };
+        let Ok((state, _)) = RunState::begin(&frame) else { return Ok(None) };
+        RunLog::open(self, name_hash(&state.namespace, &state.run_id), run_no).map(Some)
+    }
+
     /// The newest segment of each run that has any.
     fn newest_segments(&self) -> Result<HashMap<RunNo, Newest>, LookError> {
         let mut newest: HashMap<RunNo, Newest> = HashMap::new();
@@ -224,15 +329,17 @@ impl Survey {
             };
             for entry in entries.filter_map(Result::ok) {
                 let pack = seen.live.listed.number;
+                let first = entry.head.is_first.then_some((entry.head.flushed, pack));
                 newest
                     .entry(entry.head.run_no)
                     .and_modify(|known| {
                         known.segments += 1;
+                        known.first = known.first.max(first);
                         if known.entry.head.flushed <= entry.head.flushed {
                             (known.entry, known.pack) = (entry, pack);
                         }
                     })
-                    .or_insert(Newest { entry, pack, segments: 1 });
+                    .or_insert(Newest { entry, pack, segments: 1, first });
             }
         }
         Ok(newest)

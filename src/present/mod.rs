@@ -23,7 +23,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Serialize;
 
 pub use self::{
-    record::RecordPart,
+    record::{RecordPart, event_text},
     run::{DeletedLine, RunLine, StreamPart, TrimmedLine, status_name, stream_kind_name},
     stats::StatsLine,
     work::{

@@ -256,6 +256,14 @@ impl<'a> EventPart<'a> {
     }
 }
 
+/// What happened, on one line for people: `run_closed {"outcome":"completed"}`.
+pub fn event_text(event: &event::Event) -> String {
+    // A plain value is always written.
+    let value = serde_json::to_value(EventPart::new(event)).unwrap_or_default();
+    let only = value.as_object().and_then(|fields| fields.iter().next());
+    only.map_or_else(String::new, |(name, fields)| format!("{name} {fields}"))
+}
+
 /// What is kept of the run, as far as this version knows.
 fn retention(created: &RunCreated) -> Option<RetentionPart> {
     let retention = Retention::try_from(created.retention?).ok()?;

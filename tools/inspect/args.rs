@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::runs;
+use crate::{grep, journal, records, runs, segments, streams};
 
 const EXAMPLES: &str = "\
 At three in the morning:
@@ -46,4 +46,11 @@ pub(crate) enum Command {
     /// One screen: identity, files, sizes, who has the store open, how it was left
     Info,
     Runs(runs::RunsArgs),
+    Streams(streams::StreamsArgs),
+    Records(records::RecordsArgs),
+    Segments(segments::SegmentsArgs),
+    Journal(journal::JournalArgs),
+    Grep(grep::GrepArgs),
+    /// What a start of the server would do with the directory, without doing it
+    SimulateOpen,
 }

@@ -11,9 +11,16 @@
 mod args;
 mod context;
 mod exit;
+mod grep;
 mod info;
+mod journal;
 mod output;
+mod range;
+mod records;
 mod runs;
+mod segments;
+mod simulate;
+mod streams;
 
 use std::process::ExitCode;
 
@@ -42,6 +49,12 @@ fn execute(cli: Cli) -> Result<Exit, Failure> {
     let exit = match cli.command {
         Command::Info => info::run(&mut context),
         Command::Runs(args) => runs::run(&mut context, args),
+        Command::Streams(args) => streams::run(&mut context, &args),
+        Command::Records(args) => records::run(&mut context, args),
+        Command::Segments(args) => segments::run(&mut context, args),
+        Command::Journal(args) => journal::run(&mut context, args),
+        Command::Grep(args) => grep::run(&mut context, args),
+        Command::SimulateOpen => simulate::run(&mut context),
     }?;
     context.out.flush()?;
     Ok(exit)

@@ -36,6 +36,13 @@ impl Output {
         self.bytes(b"\n")
     }
 
+    /// Writes the fields of a value as JSON over several lines, with the version.
+    pub(crate) fn pretty_json(&mut self, fields: impl Serialize) -> Result<(), Failure> {
+        serde_json::to_writer_pretty(&mut self.0, &Line::new(fields))
+            .map_err(|error| Failure::output(&error.into()))?;
+        self.bytes(b"\n")
+    }
+
     /// Hands everything written so far to whoever reads.
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         self.0.flush().map_err(|error| Failure::output(&error))
