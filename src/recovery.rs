@@ -600,16 +600,10 @@ impl Plan {
             return Ok(());
         }
         self.file_seq_next = self.file_seq_next.max(header.file_seq + 1);
-        if newest_listed.is_some_and(|newest| header.file_seq <= newest) {
-            return Ok(());
+        match unlisted_damage(&file, &header, newest_listed)? {
+            Some(damage) => Err(corruption(&path, FIRST_BLOCK_AT as u64, damage).into()),
+            None => Ok(()),
         }
-        let original = |_, found: &BlockHeader| found.flags & FLAG_RECOVERED == 0;
-        let first = FIRST_BLOCK_AT as u64;
-        if file.find_header(&header, first, file.bytes(), original)?.is_some() {
-            let damage = Damage::UnlistedSlot { file_seq: header.file_seq };
-            return Err(corruption(&path, FIRST_BLOCK_AT as u64, damage).into());
-        }
-        Ok(())
     }
 
     /// Row 23: what interrupted work left behind.
@@ -644,6 +638,24 @@ impl Plan {
         let listed = self.manifest.live.slots.iter().map(|slot| slot.slot + 1).max();
         self.slots_unlisted.first().copied().unwrap_or(listed.unwrap_or(0))
     }
+}
+
+/// Row 16: what is wrong with a slot of this store that the manifest does not list, if it holds blocks
+/// that were written after those of the newest slot that is listed.
+///
+/// # Errors
+/// Whatever the operating system says.
+pub fn unlisted_damage(
+    file: &SlotFile,
+    header: &SlotHeader,
+    newest_listed: Option<u64>,
+) -> io::Result<Option<Damage>> {
+    if newest_listed.is_some_and(|newest| header.file_seq <= newest) {
+        return Ok(None);
+    }
+    let original = |_, found: &BlockHeader| found.flags & FLAG_RECOVERED == 0;
+    let found = file.find_header(header, FIRST_BLOCK_AT as u64, file.bytes(), original)?;
+    Ok(found.map(|_| Damage::UnlistedSlot { file_seq: header.file_seq }))
 }
 
 /// The frames of a block, each with the place in the journal behind it.

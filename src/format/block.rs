@@ -24,6 +24,7 @@ use bytes::Bytes;
 use super::{
     Damage, PAGE_BYTES, SECTOR_BYTES, crc_of, get_u16, get_u32, get_u64, is_zero, put_u16, put_u32,
     put_u64,
+    syndrome::{WrongByte, wrong_byte, wrong_bytes},
 };
 use crate::record::BLOCK_PAYLOAD_MAX;
 
@@ -257,6 +258,29 @@ pub fn header(bytes: &[u8], salt: u64) -> Option<BlockHeader> {
         .then(|| read_fields(bytes))
 }
 
+/// The header that `bytes` would start with if one byte of it were another one, and which.
+pub fn mended_header(bytes: &[u8], salt: u64) -> Option<(BlockHeader, WrongByte)> {
+    let mut fixed: [u8; BLOCK_HEADER_BYTES] = bytes.get(..BLOCK_HEADER_BYTES)?.try_into().ok()?;
+    let difference = get_u32(&fixed, 4) ^ header_crc(salt, &fixed);
+    let wrong = match (difference, WrongByte::of_crc(difference)) {
+        (0, _) => WrongByte::of_crc(u32::from_le_bytes(MAGIC) ^ get_u32(&fixed, 0))?,
+        (_, Some(wrong)) => wrong.behind(4),
+        (_, None) => wrong_byte(difference, BLOCK_HEADER_BYTES - 8)?.behind(8),
+    };
+    fixed[wrong.at] ^= wrong.bits;
+    header(&fixed, salt).map(|header| (header, wrong))
+}
+
+/// The bytes of a payload, as it is stored, of which each by itself explains why its CRC does not hold.
+pub fn wrong_in_payload(
+    stored: &[u8],
+    header: &BlockHeader,
+    salt: u64,
+) -> impl Iterator<Item = WrongByte> {
+    let difference = header.payload_crc ^ payload_crc(salt, header.block_no, stored);
+    wrong_bytes(difference, stored.len())
+}
+
 /// The block that is expected at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
@@ -396,6 +420,21 @@ mod tests {
                 other => panic!("{len} bytes: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn every_wrong_byte_of_a_header_is_found_and_the_header_told() {
+        let bytes = block(b"payload");
+        let sound = header(&bytes, DRAFT.salt).expect("sound");
+        for at in 0..BLOCK_HEADER_BYTES {
+            for bits in 1..=255 {
+                let mut damaged = bytes[..BLOCK_HEADER_BYTES].to_vec();
+                damaged[at] ^= bits;
+                let mended = mended_header(&damaged, DRAFT.salt);
+                assert_eq!(mended, Some((sound, WrongByte { at, bits })));
+            }
+        }
+        assert_eq!(mended_header(&[0; BLOCK_HEADER_BYTES], DRAFT.salt), None);
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub mod manifest;
 pub mod pack;
 pub mod segment;
 pub mod slot;
+pub mod syndrome;
 pub mod verdict;
 pub mod watch_cursor;
 pub mod wire;

@@ -242,6 +242,14 @@ impl SlotFile {
         Ok(&window.from(position)[..len])
     }
 
+    /// Bytes from a position on: `len` of them, or as many as the file has.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub fn bytes_at(&self, position: u64, len: usize) -> io::Result<Vec<u8>> {
+        Ok(self.window(position, len)?.bytes)
+    }
+
     fn window(&self, from: u64, len: usize) -> io::Result<Window> {
         let left = usize::try_from(self.bytes.saturating_sub(from)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; len.min(left)];

@@ -7,11 +7,13 @@ use super::{
     survey::{FrameSeen, Survey},
 };
 use crate::{
-    core::RunState,
+    core::{RunState, StreamSpan},
     error::{Corruption, Error},
     format::{
         Damage, file_name,
         frame::{Chain, Frame},
+        segment::{JournalPoint, Part, PartStream},
+        wire,
     },
     platform::RelPath,
     record::{RunNo, Seq},
@@ -44,6 +46,8 @@ pub enum Item {
         from: Seq,
         /// Seq after the last; the same as `from` if only changes without records are.
         to: Seq,
+        /// The records of each stream among them, as far as it is known which they are; none if not.
+        streams: Vec<StreamSpan>,
         /// Why, and where.
         cause: Error,
     },
@@ -55,6 +59,8 @@ pub struct RunLog<'a> {
     run_no: RunNo,
     segments: Vec<Segment>,
     frames: Vec<FrameSeen>,
+    /// Frames of the journal that are damaged, and known to be of this run.
+    damaged: Vec<DamagedSeen>,
     /// Why its segments cannot be known.
     broken: Option<Error>,
     blocks: Blocks,
@@ -63,6 +69,18 @@ pub struct RunLog<'a> {
     /// Chain after the last frame given; none at the start and behind what is missing.
     chain: Option<Chain>,
     next_seq: Seq,
+    /// The frame of the journal that was given last.
+    last: Option<FrameSeen>,
+}
+
+/// A damaged frame, as it probably was.
+struct DamagedSeen {
+    end: JournalPoint,
+    from: Seq,
+    to: Seq,
+    chain: Chain,
+    streams: Vec<StreamSpan>,
+    cause: Corruption,
 }
 
 /// What is read next.
@@ -71,43 +89,63 @@ struct At {
     segment: usize,
     part: usize,
     frame: usize,
+    damaged: usize,
 }
 
 impl<'a> RunLog<'a> {
-    /// The log of a run.
+    /// The log of a run; without the hash of its name, what the journal has of it.
     ///
     /// # Errors
     /// [`LookError::Io`]. Damage is given with the items.
-    pub fn open(survey: &'a Survey, name_hash: u64, run_no: RunNo) -> Result<Self, LookError> {
-        let shelf = survey.packs_with(name_hash)?.shelf();
-        let (segments, broken) = match shelf.segments_of(name_hash, run_no) {
-            Ok(segments) => (segments, None),
-            Err(error @ Error::Corrupt(_)) => {
-                (sound_segments(survey, name_hash, run_no)?, Some(error))
+    pub fn open(
+        survey: &'a Survey,
+        name_hash: Option<u64>,
+        run_no: RunNo,
+    ) -> Result<Self, LookError> {
+        let segments = match name_hash {
+            Some(name_hash) => survey.shelf_with(name_hash).segments_of(name_hash, run_no),
+            None => Ok(Vec::new()),
+        };
+        let (segments, broken) = match (segments, name_hash) {
+            (Ok(segments), _) => (segments, None),
+            (Err(error @ Error::Corrupt(_)), Some(name_hash)) => {
+                (sound_segments(survey, name_hash, run_no), Some(error))
             }
-            Err(error) => return Err(error.into()),
+            (Err(error), _) => return Err(error.into()),
         };
         let flushed = segments.last().map(|segment| segment.entry.head.flushed);
         let low = if broken.is_some() { 0 } else { survey.live.journal_low };
-        let frames = survey
-            .frames_of(run_no)
-            .iter()
-            .filter(|frame| {
-                low <= frame.end.block_no && flushed.is_none_or(|flushed| flushed < frame.end)
-            })
-            .copied()
-            .collect();
+        let counts = |end: JournalPoint| {
+            low <= end.block_no && flushed.is_none_or(|flushed| flushed < end)
+        };
+        let frames = survey.frames_of(run_no).iter().filter(|frame| counts(frame.end)).copied();
+        let damaged = survey.damaged_frames_of(run_no).into_iter();
+        let damaged = damaged.filter(|(_, damaged, _)| counts(damaged.end));
+        let damaged = damaged.map(|(problem, damaged, frame)| DamagedSeen {
+            end: damaged.end,
+            from: frame.header.first_seq,
+            to: frame.next_seq(),
+            chain: frame.header.chain,
+            streams: spans(frame),
+            cause: Corruption {
+                file: problem.file.as_str().into(),
+                position: damaged.position,
+                damage: problem.damage,
+            },
+        });
         Ok(Self {
             survey,
             run_no,
             segments,
-            frames,
+            frames: frames.collect(),
+            damaged: damaged.collect(),
             broken,
             blocks: Blocks::new(BLOCKS_BYTES_MAX),
-            at: At { segment: 0, part: 0, frame: 0 },
+            at: At { segment: 0, part: 0, frame: 0, damaged: 0 },
             ready: VecDeque::new(),
             chain: None,
             next_seq: Seq::ZERO,
+            last: None,
         })
     }
 
@@ -192,6 +230,8 @@ impl<'a> RunLog<'a> {
             }
             if self.at.segment < self.segments.len() {
                 self.read_part()?;
+            } else if self.is_damaged_next() {
+                self.give_damaged();
             } else if let Some(seen) = self.frames.get(self.at.frame).copied() {
                 self.at.frame += 1;
                 self.read_journal(&seen)?;
@@ -207,7 +247,7 @@ impl<'a> RunLog<'a> {
         let head = segment.entry.head;
         let tail = match segment.tail(&self.blocks) {
             Err(error @ Error::Corrupt(_)) => {
-                self.miss(head.first_seq, head.end_seq, error);
+                self.miss(head.first_seq, head.end_seq, Vec::new(), error);
                 (self.at.segment, self.at.part) = (self.at.segment + 1, 0);
                 return Ok(());
             }
@@ -223,10 +263,12 @@ impl<'a> RunLog<'a> {
             Ok(read) => {
                 for frame in read.frames {
                     let file = file_name::pack(segment.pack.number());
-                    self.give(frame, Where { file, position, is_packed: true });
+                    self.give(frame, Where { file, position, is_packed: true }, None);
                 }
             }
-            Err(error @ Error::Corrupt(_)) => self.miss(part.first_seq, part.end_seq(), error),
+            Err(error @ Error::Corrupt(_)) => {
+                self.miss(part.first_seq, part.end_seq(), spans_of_part(part), error);
+            }
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -238,19 +280,64 @@ impl<'a> RunLog<'a> {
                 let file = self.survey.slot_of(seen.at.file_seq).map(|slot| slot.path.clone());
                 let file = file.unwrap_or_else(file_name::journal);
                 let position = u64::from(seen.at.position);
-                self.give(frame, Where { file, position, is_packed: false });
+                self.give(frame, Where { file, position, is_packed: false }, Some(seen));
+                self.last = Some(*seen);
                 return Ok(());
             }
             Ok(None) => (self.corruption(seen, Damage::Missing), seen.next_seq()),
             Err(error @ Error::Corrupt(_)) => (error, seen.next_seq()),
             Err(error) => return Err(error.into()),
         };
-        self.miss(seen.header.first_seq, next_seq, error);
+        self.miss(seen.header.first_seq, next_seq, Vec::new(), error);
         Ok(())
     }
 
-    /// Gives a frame, and before it what is missing between it and the one before.
-    fn give(&mut self, frame: Frame, at: Where) {
+    /// Whether a damaged frame stands before the next sound one of the journal.
+    fn is_damaged_next(&self) -> bool {
+        self.damaged.get(self.at.damaged).is_some_and(|damaged| {
+            self.frames.get(self.at.frame).is_none_or(|frame| damaged.end < frame.end)
+        })
+    }
+
+    fn give_damaged(&mut self) {
+        let damaged = &self.damaged[self.at.damaged];
+        self.at.damaged += 1;
+        if damaged.to <= self.next_seq && damaged.from < self.next_seq {
+            // A copy of what was given already.
+            return;
+        }
+        let DamagedSeen { from, to, chain, ref streams, ref cause, .. } = *damaged;
+        let (streams, cause) = (streams.clone(), Error::Corrupt(cause.clone()));
+        if self.next_seq < from {
+            self.miss(self.next_seq, from, Vec::new(), cause.clone());
+        }
+        self.miss(from, to, streams, cause);
+        self.chain = Some(chain);
+    }
+
+    /// What is damaged in the journal between the frame that was given last and this one.
+    fn damage_before(&self, seen: &FrameSeen) -> Option<Error> {
+        let order = |file_seq, position: u64| {
+            let slots = &self.survey.slots;
+            let slot = slots.iter().position(|slot| slot.listed.file_seq == file_seq);
+            (slot.unwrap_or(slots.len()), position)
+        };
+        let from = self.last.map(|last| order(last.at.file_seq, u64::from(last.at.position)));
+        let to = order(seen.at.file_seq, u64::from(seen.at.position));
+        let problem = self.survey.problems.iter().find(|problem| {
+            let slot = self.survey.slots.iter().find(|slot| slot.path == problem.file);
+            slot.is_some_and(|slot| {
+                let at = order(slot.listed.file_seq, problem.position);
+                from.is_none_or(|from| from < at) && at < to
+            })
+        })?;
+        let (file, position) = (problem.file.as_str().into(), problem.position);
+        Some(Error::Corrupt(Corruption { file, position, damage: problem.damage }))
+    }
+
+    /// Gives a frame, and before it what is missing between it and the one before. Of the journal's
+    /// frames, `seen` says where.
+    fn give(&mut self, frame: Frame, at: Where, seen: Option<&FrameSeen>) {
         let header = &frame.header;
         let is_linked = self.chain.is_none_or(|chain| {
             // What a stub stands for began somewhere behind the frame before.
@@ -268,35 +355,52 @@ impl<'a> RunLog<'a> {
                 expected: self.next_seq.0,
             };
             let file = at.file.as_str().into();
-            let cause = Error::Corrupt(Corruption { file, position: at.position, damage });
+            let cause = seen.and_then(|seen| self.damage_before(seen)).unwrap_or_else(|| {
+                Error::Corrupt(Corruption { file, position: at.position, damage })
+            });
             let already =
                 self.ready.back().is_some_and(|item| matches!(item, Item::Missing { .. }));
             if !already {
-                self.miss(self.next_seq, header.first_seq, cause);
+                self.miss(self.next_seq, header.first_seq, Vec::new(), cause);
             }
         }
         (self.chain, self.next_seq) = (Some(header.chain), frame.next_seq());
         self.ready.push_back(Item::Frame(frame, at));
     }
 
-    fn miss(&mut self, from: Seq, to: Seq, cause: Error) {
-        self.ready.push_back(Item::Missing { from, to, cause });
+    fn miss(&mut self, from: Seq, to: Seq, streams: Vec<StreamSpan>, cause: Error) {
+        self.ready.push_back(Item::Missing { from, to, streams, cause });
         (self.chain, self.next_seq) = (None, to);
     }
 }
 
+/// The records of a frame by stream.
+fn spans(frame: &Frame) -> Vec<StreamSpan> {
+    let mut spans: Vec<StreamSpan> = Vec::new();
+    for record in wire::skim_all(frame.records_slice()).map_while(Result::ok) {
+        match spans.iter_mut().find(|span| span.stream == record.stream) {
+            Some(span) => span.count += 1,
+            None => {
+                spans.push(StreamSpan { stream: record.stream, first_index: record.index, count: 1 })
+            }
+        }
+    }
+    spans
+}
+
+fn spans_of_part(part: &Part) -> Vec<StreamSpan> {
+    let span = |found: &PartStream| StreamSpan {
+        stream: found.stream,
+        first_index: found.first_index,
+        count: found.count,
+    };
+    part.streams.iter().map(span).collect()
+}
+
 /// The segments of a run in those packs whose directories can be read.
-fn sound_segments(
-    survey: &Survey,
-    name_hash: u64,
-    run_no: RunNo,
-) -> Result<Vec<Segment>, LookError> {
+fn sound_segments(survey: &Survey, name_hash: u64, run_no: RunNo) -> Vec<Segment> {
     let mut segments = Vec::new();
-    for seen in survey.packs.iter().filter(|seen| seen.lost.is_none()) {
-        let pack = match survey.open_pack(seen) {
-            Err(Error::Corrupt(_)) => continue,
-            other => other?,
-        };
+    for pack in survey.shelf_with(name_hash).packs() {
         let Ok(entries) = pack.entries_of(name_hash) else { continue };
         let of_run = entries.into_iter().filter(|entry| entry.head.run_no == run_no);
         segments.extend(of_run.map(|entry| Segment { pack: pack.clone(), entry }));
@@ -304,7 +408,7 @@ fn sound_segments(
     segments.sort_by_key(|segment| segment.entry.head.flushed);
     let first = segments.iter().rposition(|segment| segment.entry.head.is_first);
     segments.drain(..first.unwrap_or(0));
-    Ok(segments)
+    segments
 }
 
 impl FrameSeen {

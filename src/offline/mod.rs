@@ -17,11 +17,12 @@
 mod directory;
 mod log;
 mod names;
+mod stretch;
 mod survey;
 mod walk;
 
 pub use directory::{Directory, Holder, LookError};
 pub use log::{Item, RunLog, Where};
 pub use names::{FoundRun, RunFilter, RunName};
-pub use survey::{BlockSeen, Ending, FrameSeen, PackSeen, Problem, SlotSeen, Survey};
+pub use survey::{BlockSeen, DamagedFrame, Ending, FrameSeen, PackSeen, Problem, SlotSeen, Survey};
 pub use walk::{Step, walk_slot};

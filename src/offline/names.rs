@@ -129,7 +129,7 @@ impl Survey {
         for seen in &self.packs {
             let number = seen.live.listed.number;
             let Some(mut runs) = by_pack.remove(&number) else { continue };
-            let pack = self.open_pack(seen)?;
+            let Some(pack) = self.pack(seen) else { continue };
             let blocks = Blocks::new(BLOCKS_BYTES_MAX);
             runs.sort_by_key(|(_, found)| (found.entry.block, found.entry.offset));
             for (run_no, found) in runs {
@@ -250,8 +250,8 @@ impl Survey {
         mut visit: impl FnMut(&Frame, &Where) -> Result<bool, LookError>,
     ) -> Result<(), LookError> {
         let newest = self.newest_segments()?;
-        for seen in self.packs.iter().filter(|pack| pack.lost.is_none()) {
-            let pack = self.open_pack(seen)?;
+        for seen in &self.packs {
+            let Some(pack) = self.pack(seen) else { continue };
             let blocks = Blocks::new(BLOCKS_BYTES_MAX);
             let entries = match pack.entries() {
                 Err(Error::Corrupt(_)) => continue,
@@ -300,29 +300,29 @@ impl Survey {
     /// # Errors
     /// [`LookError::Io`].
     pub fn log_of(&self, run_no: RunNo) -> Result<Option<RunLog<'_>>, LookError> {
-        for seen in self.packs.iter().filter(|pack| pack.lost.is_none()) {
-            let pack = self.open_pack(seen)?;
+        for seen in &self.packs {
+            let Some(pack) = self.pack(seen) else { continue };
             let entries = match pack.entries() {
                 Err(Error::Corrupt(_)) => continue,
                 other => other?,
             };
             let found = entries.filter_map(Result::ok).find(|entry| entry.head.run_no == run_no);
             if let Some(entry) = found {
-                return RunLog::open(self, entry.head.name_hash, run_no).map(Some);
+                return RunLog::open(self, Some(entry.head.name_hash), run_no).map(Some);
             }
         }
         let first = self.frames_of(run_no).iter().find(|seen| seen.header.flags & FLAG_FIRST != 0);
         let Some(first) = first else { return Ok(None) };
         let Some(Some(frame)) = readable(self.read_frame(first))? else { return Ok(None) };
         let Ok((state, _)) = RunState::begin(&frame) else { return Ok(None) };
-        RunLog::open(self, name_hash(&state.namespace, &state.run_id), run_no).map(Some)
+        RunLog::open(self, Some(name_hash(&state.namespace, &state.run_id)), run_no).map(Some)
     }
 
     /// The newest segment of each run that has any.
     fn newest_segments(&self) -> Result<HashMap<RunNo, Newest>, LookError> {
         let mut newest: HashMap<RunNo, Newest> = HashMap::new();
-        for seen in self.packs.iter().filter(|pack| pack.lost.is_none()) {
-            let pack = self.open_pack(seen)?;
+        for seen in &self.packs {
+            let Some(pack) = self.pack(seen) else { continue };
             let entries = match pack.entries() {
                 Err(Error::Corrupt(_)) => continue,
                 other => other?,
@@ -351,7 +351,7 @@ impl Survey {
     /// [`LookError::NoRun`], [`LookError::Io`].
     pub fn find(&self, namespace: &str, run_id: &str) -> Result<RunLog<'_>, LookError> {
         let hash = name_hash(namespace, run_id);
-        let shelf = self.packs_with(hash)?.shelf();
+        let shelf = self.shelf_with(hash);
         let mut numbers: Vec<RunNo> = Vec::new();
         for pack in shelf.packs() {
             // Of a directory that cannot be read the log will tell.
@@ -368,7 +368,7 @@ impl Survey {
         numbers.sort_unstable();
         numbers.dedup();
         for run_no in numbers.into_iter().rev() {
-            let log = RunLog::open(self, hash, run_no)?;
+            let log = RunLog::open(self, Some(hash), run_no)?;
             match log.state() {
                 Ok(state) if *state.run_id == *run_id && *state.namespace == *namespace => {
                     return Ok(log);

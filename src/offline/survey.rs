@@ -6,8 +6,12 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+use parking_lot::Mutex;
+
 use super::{
     directory::LookError,
+    stretch::{self, Piece, STRETCH_BYTES_MAX},
     walk::{Step, walk_slot},
 };
 use crate::{
@@ -22,6 +26,7 @@ use crate::{
         pack,
         segment::JournalPoint,
         slot::{FIRST_BLOCK_AT, SlotHeader, SlotKind},
+        syndrome::WrongByte,
     },
     journal::{
         FrameAt, FrameReader, MaskedBlock,
@@ -30,7 +35,8 @@ use crate::{
     manifest::{LivePack, LiveSet},
     platform::{File, Open, Platform, RelPath, Vfs},
     record::RunNo,
-    segment::{Pack, Packs, read_names},
+    recovery::unlisted_damage,
+    segment::{Pack, Packs, Shelf, read_names},
 };
 
 /// What was found in a data directory at one moment.
@@ -60,6 +66,9 @@ pub struct Survey {
     pub durable_block_no: u64,
     /// What is damaged, in the order it was met.
     pub problems: Vec<Problem>,
+    shelf: Arc<Shelf>,
+    /// Bloom filters of packs, by number, as far as they were asked for and are sound.
+    blooms: Mutex<BTreeMap<u64, Option<Arc<[u8]>>>>,
     frames: BTreeMap<RunNo, Vec<FrameSeen>>,
     reader: FrameReader,
 }
@@ -139,6 +148,23 @@ pub struct Problem {
     pub until: u64,
     /// What is wrong.
     pub damage: Damage,
+    /// In the journal: the number of the block that is damaged, or missing.
+    pub block_no: Option<u64>,
+    /// In the journal: the frames that are damaged; those around them are sound.
+    pub frames: Vec<DamagedFrame>,
+}
+
+/// A place in the journal where a frame, or several, stood that are damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedFrame {
+    /// Where in its slot it begins.
+    pub position: u64,
+    /// Where it ends.
+    pub until: u64,
+    /// The place in the journal behind it, as far as that can be told.
+    pub end: JournalPoint,
+    /// What it was, if a single wrong byte explains it, and that byte's place in its slot.
+    pub probably: Option<(Frame, WrongByte)>,
 }
 
 impl Survey {
@@ -170,6 +196,8 @@ impl Survey {
             leftovers: Vec::new(),
             durable_block_no: 0,
             problems: Vec::new(),
+            shelf: Arc::default(),
+            blooms: Mutex::default(),
             frames: BTreeMap::new(),
             reader: FrameReader::default(),
         };
@@ -191,7 +219,14 @@ impl Survey {
     }
 
     fn note(&mut self, file: RelPath, position: u64, until: u64, damage: Damage) {
-        self.problems.push(Problem { file, position, until, damage });
+        self.problems.push(Problem {
+            file,
+            position,
+            until,
+            damage,
+            block_no: None,
+            frames: Vec::new(),
+        });
     }
 
     fn read_identity(&mut self) -> io::Result<()> {
@@ -343,18 +378,26 @@ impl Survey {
     }
 
     fn see_packs(&mut self) -> Result<(), LookError> {
+        let packs = Packs::default();
         for (number, live) in self.live.packs.clone() {
+            let path = file_name::pack(number);
             let lost = match Pack::open(self.vfs(), live.listed, self.store_uuid) {
-                Ok(_) => None,
-                Err(Error::Corrupt(corruption)) => Some(corruption),
+                Ok(pack) => {
+                    packs.replace([pack], &[]);
+                    None
+                }
+                Err(error @ Error::Corrupt(_)) => {
+                    packs.lose(self.vfs(), number, self.store_uuid, error.clone());
+                    let Error::Corrupt(corruption) = error else { continue };
+                    let Corruption { position, damage, .. } = corruption;
+                    self.note(path.clone(), position, position + PAGE_BYTES as u64, damage);
+                    Some(corruption)
+                }
                 Err(error) => return Err(error.into()),
             };
-            let path = file_name::pack(number);
-            if let Some(Corruption { position, damage, .. }) = lost {
-                self.note(path.clone(), position, position + PAGE_BYTES as u64, damage);
-            }
             self.packs.push(PackSeen { path, live, lost });
         }
+        self.shelf = packs.shelf();
         Ok(())
     }
 
@@ -365,11 +408,34 @@ impl Survey {
             let next_slot_first = slots.get(n + 1).map(|next| next.first_block_no);
             next = self.see_slot(listed, next, next_slot_first)?;
         }
+        let newest = slots.iter().map(|slot| slot.file_seq).max();
+        let mut unlisted = Vec::new();
         for slot in self.slot_files()? {
-            if slots.iter().all(|listed| listed.slot != slot) {
-                let file = self.vfs().open(&file_name::slot(slot), Open::Read)?;
-                self.spare_slots.push((slot, file.len()?));
+            if slots.iter().any(|listed| listed.slot == slot) {
+                continue;
             }
+            let path = file_name::slot(slot);
+            let file = SlotFile::open(self.vfs(), path.clone())?;
+            let header = file.header(SlotKind::Journal)?.ok();
+            let header = header.filter(|header| header.store_uuid == self.store_uuid);
+            let damage = match header {
+                Some(header) => unlisted_damage(&file, &header, newest)?.map(|why| (header, why)),
+                None => None,
+            };
+            match damage {
+                Some((header, damage)) => {
+                    let first = FIRST_BLOCK_AT as u64;
+                    self.note(path, first, first, damage);
+                    let SlotHeader { file_seq, first_block_no, .. } = header;
+                    unlisted.push(ListedSlot { slot, file_seq, first_block_no });
+                }
+                None => self.spare_slots.push((slot, file.bytes())),
+            }
+        }
+        // What the manifest lost goes on where what it lists ends.
+        unlisted.sort_by_key(|slot| slot.file_seq);
+        for listed in unlisted {
+            next = self.see_slot(listed, next, None)?;
         }
         Ok(())
     }
@@ -432,13 +498,25 @@ impl Survey {
         self.reader.add_slot(self.vfs(), listed.slot, listed.file_seq)?;
         self.durable_block_no = self.durable_block_no.max(header.first_block_no);
         let first = FIRST_BLOCK_AT as u64;
-        let mut damaged = Vec::new();
+        let mut failed = None;
         let ended = walk_slot(&file, &header, first, &mut next, next_slot_first, |step| {
             // Payloads are looked at here and let go: a slot's blocks need not be in memory at once.
-            damaged.extend(self.see_step(&listed, &mut seen, step));
+            let stepped = match step {
+                Step::Block(at) => Ok(self.see_block(&mut seen, &at)),
+                Step::Damage { position, until, damage, block_no, .. } => self
+                    .see_damage(&file, &header, position..until, damage, block_no)
+                    .map(Some),
+            };
+            match stepped {
+                Ok(problem) => {
+                    let problem = problem.map(|problem| Problem { file: path.clone(), ..problem });
+                    self.problems.extend(problem);
+                }
+                Err(error) => failed = Some(error),
+            }
         })?;
-        for (position, until, damage) in damaged {
-            self.note(path.clone(), position, until, damage);
+        if let Some(error) = failed {
+            return Err(error);
         }
         seen.ending = match ended {
             None => Ending::Damaged,
@@ -449,40 +527,84 @@ impl Survey {
         Ok(ended.is_some().then_some(next))
     }
 
-    /// Takes in what the walk met; gives back what is damaged.
-    fn see_step(
-        &mut self,
-        listed: &ListedSlot,
-        seen: &mut SlotSeen,
-        step: Step,
-    ) -> Option<(u64, u64, Damage)> {
-        let at = match step {
-            Step::Block(at) => at,
-            Step::Damage { position, until, damage, .. } => return Some((position, until, damage)),
-        };
+    /// Takes a sound block in; gives back what of it is damaged all the same.
+    fn see_block(&mut self, seen: &mut SlotSeen, at: &BlockAt) -> Option<Problem> {
         let header = at.block.header;
         self.durable_block_no = self.durable_block_no.max(header.durable_block_no);
         seen.blocks.push(BlockSeen { position: at.position, header });
         if header.mask != 0 {
             self.reader.add_masked(MaskedBlock { position: at.position as u32, header });
         }
-        let end = block_end(&at);
         let mut position = at.position as u32 + BLOCK_HEADER_BYTES as u32;
-        for (n, frame) in Frame::split(at.block.payload).enumerate() {
+        for (n, frame) in Frame::split(at.block.payload.clone()).enumerate() {
             let frame = match frame {
                 Ok(frame) => frame,
-                Err(damage) => return Some((u64::from(position), end, damage)),
+                Err(damage) => {
+                    return Some(Problem {
+                        file: seen.path.clone(),
+                        position: u64::from(position),
+                        until: block_end(at),
+                        damage,
+                        block_no: Some(header.block_no),
+                        frames: Vec::new(),
+                    });
+                }
             };
-            let len = frame.bytes().len() as u32;
-            let at = FrameAt { file_seq: listed.file_seq, position, len };
             let end = JournalPoint { block_no: header.block_no, frame: n as u32 + 1 };
-            let frames = self.frames.entry(frame.header.run_no).or_default();
-            // A recovered copy stands for the frame that was copied.
-            frames.retain(|known| known.end < end);
-            frames.push(FrameSeen { at, end, header: frame.header });
-            position += len;
+            self.keep(&frame, seen.listed.file_seq, position, end);
+            position += frame.bytes().len() as u32;
         }
         None
+    }
+
+    fn keep(&mut self, frame: &Frame, file_seq: u64, position: u32, end: JournalPoint) {
+        let at = FrameAt { file_seq, position, len: frame.bytes().len() as u32 };
+        let frames = self.frames.entry(frame.header.run_no).or_default();
+        // A recovered copy stands for the frame that was copied.
+        frames.retain(|known| known.end < end);
+        frames.push(FrameSeen { at, end, header: frame.header });
+    }
+
+    /// Takes in what is sound of a damaged stretch that begins where a block is expected.
+    fn see_damage(
+        &mut self,
+        file: &SlotFile,
+        slot: &SlotHeader,
+        stretch: std::ops::Range<u64>,
+        damage: Damage,
+        block_no: u64,
+    ) -> io::Result<Problem> {
+        let (position, until) = (stretch.start, stretch.end);
+        let len = (until - position).min(STRETCH_BYTES_MAX) as usize;
+        let bytes = Bytes::from(file.bytes_at(position, len)?);
+        let (mut frames, mut expected) = (Vec::new(), block_no);
+        for stretch in stretch::look(&bytes, position, slot) {
+            let number = stretch.header.map_or(expected, |header| header.block_no);
+            if number < expected {
+                // A block of the log's past: whatever it holds is known.
+                continue;
+            }
+            expected = number + 1;
+            if let Some(header) = stretch.header.filter(|header| header.mask != 0) {
+                let position = stretch.position as u32;
+                self.reader.add_masked(MaskedBlock { position, header });
+            }
+            let count = stretch.header.map(|header| header.frames);
+            let ordinals = ordinals(&stretch.pieces, count);
+            for (piece, frame) in stretch.pieces.into_iter().zip(ordinals) {
+                let end = JournalPoint { block_no: number, frame };
+                match piece {
+                    Piece::Sound { position, frame } => {
+                        self.keep(&frame, slot.file_seq, position as u32, end);
+                    }
+                    Piece::Damaged { position, until, probably } => {
+                        frames.push(DamagedFrame { position, until, end, probably });
+                    }
+                }
+            }
+        }
+        let file = RelPath::new(String::new());
+        Ok(Problem { file, position, until, damage, block_no: Some(block_no), frames })
     }
 
     fn see_leftovers(&mut self, names: &[String]) -> io::Result<()> {
@@ -556,35 +678,49 @@ impl Survey {
         self.slots.iter().find(|slot| slot.listed.file_seq == file_seq)
     }
 
-    /// Opens a pack.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`], [`Error::Io`].
-    pub fn open_pack(&self, pack: &PackSeen) -> Result<Arc<Pack>, Error> {
-        Pack::open(self.vfs(), pack.live.listed, self.store_uuid).map(Arc::new)
+    /// The packs, as far as they can be opened. Their files stay open.
+    pub fn shelf(&self) -> &Arc<Shelf> {
+        &self.shelf
     }
 
-    /// The packs that may hold segments of a name.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn packs_with(&self, name_hash: u64) -> Result<Packs, Error> {
-        let packs = Packs::default();
-        for seen in &self.packs {
-            let number = seen.live.listed.number;
-            let names = read_names(self.vfs(), number, self.store_uuid);
-            if names.is_some_and(|bloom| !pack::may_hold(&bloom, name_hash)) {
-                continue;
-            }
-            match Pack::open(self.vfs(), seen.live.listed, self.store_uuid) {
-                Ok(pack) => packs.replace([pack], &[]),
-                Err(error @ Error::Corrupt(_)) => {
-                    packs.lose(self.vfs(), number, self.store_uuid, error);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(packs)
+    /// The packs that may hold segments of a name; those that cannot be opened are among them. Of the
+    /// others not even the directory is read.
+    pub fn shelf_with(&self, name_hash: u64) -> Shelf {
+        let mut blooms = self.blooms.lock();
+        let mut may_hold = |number| {
+            let bloom = blooms
+                .entry(number)
+                .or_insert_with(|| read_names(self.vfs(), number, self.store_uuid));
+            bloom.as_ref().is_none_or(|bloom| pack::may_hold(bloom, name_hash))
+        };
+        let numbers = self.shelf.packs().map(|pack| pack.number());
+        let wanted: BTreeSet<u64> = numbers.filter(|&number| may_hold(number)).collect();
+        self.shelf.of(|number| wanted.contains(&number))
+    }
+
+    /// A pack; none if it cannot be opened.
+    pub fn pack(&self, seen: &PackSeen) -> Option<&Arc<Pack>> {
+        self.shelf.pack(seen.live.listed.number)
+    }
+
+    /// The damaged frames of a run, as far as it can be told whose they were, in run order.
+    pub fn damaged_frames_of(&self, run_no: RunNo) -> Vec<(&Problem, &DamagedFrame, &Frame)> {
+        let of_run = |problem| {
+            let frames = Problem::frames(problem).iter();
+            frames.filter_map(move |damaged| {
+                let (frame, _) = damaged.probably.as_ref()?;
+                (frame.header.run_no == run_no).then_some((problem, damaged, frame))
+            })
+        };
+        let mut found: Vec<_> = self.problems.iter().flat_map(of_run).collect();
+        found.sort_by_key(|(_, damaged, _)| damaged.end);
+        found
+    }
+}
+
+impl Problem {
+    fn frames(&self) -> &[DamagedFrame] {
+        &self.frames
     }
 }
 
@@ -602,6 +738,20 @@ fn list(vfs: &dyn Vfs, path: &RelPath) -> io::Result<Vec<String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         other => other,
     }
+}
+
+/// How many frames of a block stand before the end of each piece: counted from the beginning up to the
+/// first piece that may be several frames, and from the end behind the last.
+fn ordinals(pieces: &[Piece], count: Option<u32>) -> Vec<u32> {
+    let mut ordinals: Vec<u32> = (1..=pieces.len() as u32).collect();
+    let is_unknown = |piece: &Piece| matches!(piece, Piece::Damaged { probably: None, .. });
+    if let (Some(count), Some(last)) = (count, pieces.iter().rposition(is_unknown)) {
+        let from = count.saturating_sub((pieces.len() - 1 - last) as u32);
+        for (n, ordinal) in ordinals[last..].iter_mut().enumerate() {
+            *ordinal = (*ordinal).max(from + n as u32);
+        }
+    }
+    ordinals
 }
 
 fn block_end(at: &BlockAt) -> u64 {

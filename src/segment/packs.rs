@@ -81,6 +81,13 @@ impl Shelf {
         self.packs.get(&number)
     }
 
+    /// The same without the packs that are not wanted, by their numbers.
+    pub fn of(&self, is_wanted: impl Fn(u64) -> bool) -> Self {
+        let mut shelf = self.clone();
+        shelf.packs.retain(|number, _| is_wanted(*number));
+        shelf
+    }
+
     /// Number of packs that cannot be opened.
     pub fn lost(&self) -> usize {
         self.lost.len()

@@ -190,7 +190,7 @@ impl Names {
     ) -> Result<Vec<Found>, Failure> {
         let (frame, at) = match item {
             Item::Frame(frame, at) => (frame, at),
-            Item::Missing { from, to, cause } => {
+            Item::Missing { from, to, cause, .. } => {
                 let is_wanted = from.0 < wanted.seq.to && wanted.seq.from < to.0.max(from.0 + 1);
                 let missing = Found::Missing(from, to, cause.to_string());
                 return Ok(is_wanted.then_some(missing).into_iter().collect());

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use braidlog::{
+    error::Error,
     format::{
         PAGE_BYTES,
         pack::{self, PackKind},
@@ -232,7 +233,11 @@ fn show(
         true => context.out.json(pack_row(seen))?,
         false => pages(context, survey, seen)?,
     }
-    let pack = survey.open_pack(seen)?;
+    let pack = match (survey.pack(seen), &seen.lost) {
+        (Some(pack), _) => pack,
+        (None, Some(lost)) => return Err(Error::Corrupt(lost.clone()).into()),
+        (None, None) => return Ok(()),
+    };
     let mut segments = segment_table();
     let limit = if limit == 0 { usize::MAX } else { limit };
     for (n, entry) in pack.entries()?.enumerate() {
