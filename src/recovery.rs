@@ -28,7 +28,7 @@ use crate::{
         frame::{Chain, FLAG_FIRST, Frame},
         identity::StoreIdentity,
         manifest::{Edit, ListedSlot},
-        segment::JournalPoint,
+        segment::{JournalPoint, SegmentTail},
         slot::{FIRST_BLOCK_AT, SlotHeader, SlotKind},
     },
     journal::{
@@ -672,11 +672,18 @@ fn frames_of(at: &BlockAt) -> impl Iterator<Item = Result<(Frame, JournalPoint),
 /// [`Error::Corrupt`], [`Error::Io`].
 pub fn read_state(segment: &Segment, blocks: &Blocks) -> Result<RunState, Error> {
     let tail = segment.tail(blocks)?;
-    let damaged = |damage| segment.damaged(damage);
-    let state = RunState::from_bytes(tail.state).map_err(damaged)?;
+    state_of(tail).map_err(|damage| segment.damaged(damage))
+}
+
+/// The state of a run at the end of a segment, given what stands behind the segment's frames.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn state_of(tail: SegmentTail) -> Result<RunState, Damage> {
+    let state = RunState::from_bytes(tail.state)?;
     if state.run_no != tail.head.run_no || state.tail != tail.head.end_seq {
         let (found, expected) = (state.tail.0, tail.head.end_seq.0);
-        return Err(damaged(Damage::Misplaced { what: "state of a run", found, expected }));
+        return Err(Damage::Misplaced { what: "state of a run", found, expected });
     }
     Ok(state)
 }

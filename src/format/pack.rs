@@ -47,6 +47,7 @@ use super::{
     compress::{self, Codec, Compressor},
     crc_of, get_u16, get_u32, get_u64, is_zero, put_u16, put_u32, put_u64,
     segment::{JournalPoint, SegmentHead},
+    syndrome::{WrongByte, wrong_byte},
 };
 use crate::record::{FRAME_BYTES_MAX, RunNo, Seq};
 
@@ -73,7 +74,8 @@ const BLOOM_PROBES: u32 = 7;
 const HEADER_LEN: usize = 128;
 const HEADER_MAGIC: [u8; 8] = *b"BLPACK01";
 const FOOTER_MAGIC: [u8; 8] = *b"BLPKFT01";
-const BLOCK_MAGIC: [u8; 4] = *b"SBK1";
+/// What a block begins with.
+pub const BLOCK_MAGIC: [u8; 4] = *b"SBK1";
 const NAMES_MAGIC: [u8; 8] = *b"BLNAME01";
 const NAMES_HEADER_LEN: usize = 64;
 
@@ -421,6 +423,23 @@ pub fn decode_block(place: &BlockPlace, bytes: &[u8]) -> Result<Bytes, Damage> {
     compress::decompress(head.codec, stored, head.raw_len as usize).map(Bytes::from)
 }
 
+/// The raw block that `bytes`, exactly its bytes on disk, would be if one byte of them were another
+/// one, and which.
+pub fn mended_block(place: &BlockPlace, bytes: &[u8]) -> Option<(Bytes, WrongByte)> {
+    let header = bytes.get(..BLOCK_HEADER_BYTES)?;
+    let (fields, stored) = (&header[8..], &bytes[BLOCK_HEADER_BYTES..]);
+    let difference = get_u32(header, 4) ^ block_crc(place, fields, stored);
+    let magic = u32::from_le_bytes(BLOCK_MAGIC) ^ get_u32(header, 0);
+    let wrong = match (difference, WrongByte::of_crc(difference)) {
+        (0, _) => WrongByte::of_crc(magic)?,
+        (_, Some(wrong)) => wrong.behind(4),
+        (_, None) => wrong_byte(difference, bytes.len() - 8)?.behind(8),
+    };
+    let mut mended = bytes.to_vec();
+    mended[wrong.at] ^= wrong.bits;
+    decode_block(place, &mended).ok().map(|raw| (raw, wrong))
+}
+
 /// Where a segment is described in a raw block: offset and length.
 pub type Described = (u32, u32);
 
@@ -686,6 +705,9 @@ mod tests {
                 let mut damaged = out[..len].to_vec();
                 damaged[bit / 8] ^= 1 << (bit % 8);
                 assert!(decode_block(&PLACE, &damaged).is_err(), "bit {bit}");
+                let wrong = WrongByte { at: bit / 8, bits: 1 << (bit % 8) };
+                let mended = mended_block(&PLACE, &damaged);
+                assert_eq!(mended, Some((Bytes::from(raw.clone()), wrong)), "bit {bit}");
             }
             for len in 0..len {
                 assert!(decode_block(&PLACE, &out[..len]).is_err(), "cut to {len}");

@@ -12,17 +12,17 @@ use crate::{
     format::{
         Damage, file_name,
         frame::{Chain, Frame},
-        segment::{JournalPoint, Part, PartStream},
+        segment::{JournalPoint, Part, PartStream, SegmentTail},
         wire,
     },
     platform::RelPath,
     record::{RunNo, Seq},
-    recovery::read_state,
+    recovery::{read_state, state_of},
     segment::{Blocks, Segment},
 };
 
 /// Bytes of blocks that are kept while a run is read.
-const BLOCKS_BYTES_MAX: usize = 32 << 20;
+pub(super) const BLOCKS_BYTES_MAX: usize = 32 << 20;
 
 /// Where a frame is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,9 +115,8 @@ impl<'a> RunLog<'a> {
         };
         let flushed = segments.last().map(|segment| segment.entry.head.flushed);
         let low = if broken.is_some() { 0 } else { survey.live.journal_low };
-        let counts = |end: JournalPoint| {
-            low <= end.block_no && flushed.is_none_or(|flushed| flushed < end)
-        };
+        let counts =
+            |end: JournalPoint| low <= end.block_no && flushed.is_none_or(|flushed| flushed < end);
         let frames = survey.frames_of(run_no).iter().filter(|frame| counts(frame.end)).copied();
         let damaged = survey.damaged_frames_of(run_no).into_iter();
         let damaged = damaged.filter(|(_, damaged, _)| counts(damaged.end));
@@ -213,6 +212,51 @@ impl<'a> RunLog<'a> {
         })
     }
 
+    /// The newest state of the run that anything sound tells: at the end of its log if nothing of it is
+    /// missing, else at the end of its newest segment, or before what is missing first.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn last_known_state(&self) -> Result<Option<RunState>, Error> {
+        match self.state() {
+            Ok(state) => return Ok(Some(state)),
+            Err(Error::Corrupt(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let mut state = None;
+        for segment in self.segments.iter().rev() {
+            state = match read_state(segment, &self.blocks) {
+                Ok(found) => Some(found),
+                Err(Error::Corrupt(_)) => {
+                    probable_tail(segment).and_then(|tail| state_of(tail).ok())
+                }
+                Err(error) => return Err(error),
+            };
+            if state.is_some() {
+                break;
+            }
+        }
+        for seen in &self.frames {
+            let frame = match self.survey.read_frame(seen) {
+                Ok(Some(frame)) => frame,
+                Ok(None) | Err(Error::Corrupt(_)) => break,
+                Err(error) => return Err(error),
+            };
+            match &mut state {
+                Some(state) => {
+                    if state.replay(&frame).is_err() {
+                        break;
+                    }
+                }
+                None => match RunState::begin(&frame) {
+                    Ok((begun, _)) => state = Some(begun),
+                    Err(_) => break,
+                },
+            }
+        }
+        Ok(state)
+    }
+
     fn corruption(&self, seen: &FrameSeen, damage: Damage) -> Error {
         let path = self.survey.slot_of(seen.at.file_seq).map(|slot| slot.path.as_str());
         let file = Arc::from(path.unwrap_or("journal"));
@@ -246,13 +290,21 @@ impl<'a> RunLog<'a> {
         let segment = self.segments[self.at.segment].clone();
         let head = segment.entry.head;
         let tail = match segment.tail(&self.blocks) {
+            // What a single wrong byte hides still tells which frames stand where.
             Err(error @ Error::Corrupt(_)) => {
+                if let Some(tail) = probable_tail(&segment) {
+                    return self.read_part_of(&segment, &tail);
+                }
                 self.miss(head.first_seq, head.end_seq, Vec::new(), error);
                 (self.at.segment, self.at.part) = (self.at.segment + 1, 0);
                 return Ok(());
             }
             other => other?,
         };
+        self.read_part_of(&segment, &tail)
+    }
+
+    fn read_part_of(&mut self, segment: &Segment, tail: &SegmentTail) -> Result<(), LookError> {
         let Some(part) = tail.parts.get(self.at.part) else {
             (self.at.segment, self.at.part) = (self.at.segment + 1, 0);
             return Ok(());
@@ -374,15 +426,23 @@ impl<'a> RunLog<'a> {
     }
 }
 
+/// What stands behind a segment's frames in a block of which a single byte is wrong.
+fn probable_tail(segment: &Segment) -> Option<SegmentTail> {
+    let raw = segment.pack.mended_block(segment.entry.block, segment.entry.block_len)?;
+    segment.tail_in(&raw).ok()
+}
+
 /// The records of a frame by stream.
 fn spans(frame: &Frame) -> Vec<StreamSpan> {
     let mut spans: Vec<StreamSpan> = Vec::new();
     for record in wire::skim_all(frame.records_slice()).map_while(Result::ok) {
         match spans.iter_mut().find(|span| span.stream == record.stream) {
             Some(span) => span.count += 1,
-            None => {
-                spans.push(StreamSpan { stream: record.stream, first_index: record.index, count: 1 })
-            }
+            None => spans.push(StreamSpan {
+                stream: record.stream,
+                first_index: record.index,
+                count: 1,
+            }),
         }
     }
     spans

@@ -17,12 +17,17 @@
 mod directory;
 mod log;
 mod names;
+mod pack_check;
 mod stretch;
 mod survey;
+mod verify;
 mod walk;
 
 pub use directory::{Directory, Holder, LookError};
 pub use log::{Item, RunLog, Where};
 pub use names::{FoundRun, RunFilter, RunName};
 pub use survey::{BlockSeen, DamagedFrame, Ending, FrameSeen, PackSeen, Problem, SlotSeen, Survey};
+pub use verify::{
+    Consequence, FileChecked, Finding, Loss, Nature, StreamLoss, Verification, VerifyHow,
+};
 pub use walk::{Step, walk_slot};

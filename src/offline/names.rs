@@ -1,6 +1,10 @@
 //! Which runs there are, and what they are called.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use super::{
     directory::LookError,
@@ -15,7 +19,7 @@ use crate::{
         pack::Entry,
         segment::JournalPoint,
     },
-    record::{RunNo, name_hash},
+    record::{RunNo, Seq, name_hash},
     recovery::read_state,
     segment::{Blocks, Segment},
 };
@@ -316,6 +320,41 @@ impl Survey {
         let Some(Some(frame)) = readable(self.read_frame(first))? else { return Ok(None) };
         let Ok((state, _)) = RunState::begin(&frame) else { return Ok(None) };
         RunLog::open(self, Some(name_hash(&state.namespace, &state.run_id)), run_no).map(Some)
+    }
+
+    /// Every run that anything is known of, and the hash of its name, if anything that is sound says it.
+    pub(super) fn name_hashes(&self) -> Result<BTreeMap<RunNo, Option<u64>>, LookError> {
+        let packed = self.newest_segments()?;
+        let mut hashes: BTreeMap<_, _> =
+            packed.iter().map(|(run_no, run)| (*run_no, Some(run.entry.head.name_hash))).collect();
+        for (run_no, frames) in self.runs_in_journal() {
+            if hashes.contains_key(&run_no) {
+                continue;
+            }
+            let Some(first) = frames.first() else { continue };
+            let frame = readable(self.read_frame(first))?.flatten();
+            let state = frame.and_then(|frame| RunState::begin(&frame).ok());
+            let hash = state.map(|(state, _)| name_hash(&state.namespace, &state.run_id));
+            hashes.insert(run_no, hash);
+        }
+        for damaged in self.problems.iter().flat_map(|problem| &problem.frames) {
+            if let Some((frame, _)) = &damaged.probably {
+                hashes.entry(frame.header.run_no).or_insert_with(|| {
+                    let state = RunState::begin(frame).ok();
+                    state.map(|(state, _)| name_hash(&state.namespace, &state.run_id))
+                });
+            }
+        }
+        Ok(hashes)
+    }
+
+    /// Where each run's newest segment ends: in the journal, and in the run.
+    pub(super) fn newest_ends(&self) -> Result<HashMap<RunNo, (JournalPoint, Seq)>, LookError> {
+        let newest = self.newest_segments()?;
+        Ok(newest
+            .into_iter()
+            .map(|(run_no, run)| (run_no, (run.entry.head.flushed, run.entry.head.end_seq)))
+            .collect())
     }
 
     /// The newest segment of each run that has any.

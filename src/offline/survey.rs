@@ -50,6 +50,8 @@ pub struct Survey {
     pub current: Option<Current>,
     /// The manifest that was read, with its header; none if there is none that can be.
     pub manifest: Option<(u64, SlotHeader)>,
+    /// How the blocks of the manifest end.
+    pub manifest_ending: Ending,
     /// The files that are alive.
     pub live: LiveSet,
     /// Whether `live` is what a sound manifest says; otherwise it is what the files themselves say.
@@ -113,6 +115,16 @@ pub enum Ending {
     },
     /// What follows is damaged.
     Damaged,
+}
+
+impl Ending {
+    fn of(ended: Option<Ended>) -> Self {
+        match ended {
+            None => Self::Damaged,
+            Some(Ended::NextSlot) => Self::NextSlot,
+            Some(Ended::EndOfLog { torn, position }) => Self::EndOfLog { position, torn },
+        }
+    }
 }
 
 /// A pack that is alive.
@@ -188,6 +200,7 @@ impl Survey {
             identity: None,
             current: None,
             manifest: None,
+            manifest_ending: Ending::Damaged,
             live: LiveSet::default(),
             is_listed: true,
             slots: Vec::new(),
@@ -310,6 +323,7 @@ impl Survey {
                 problems.push((position, until, damage));
             }
         })?;
+        self.manifest_ending = Ending::of(ended);
         if let (0, Some(Ended::EndOfLog { position, .. })) = (next.block_no, ended) {
             let damage = Damage::Lost { evidence: Evidence::Current };
             problems.push((position, position + PAGE_BYTES as u64, damage));
@@ -503,9 +517,9 @@ impl Survey {
             // Payloads are looked at here and let go: a slot's blocks need not be in memory at once.
             let stepped = match step {
                 Step::Block(at) => Ok(self.see_block(&mut seen, &at)),
-                Step::Damage { position, until, damage, block_no, .. } => self
-                    .see_damage(&file, &header, position..until, damage, block_no)
-                    .map(Some),
+                Step::Damage { position, until, damage, block_no, .. } => {
+                    self.see_damage(&file, &header, position..until, damage, block_no).map(Some)
+                }
             };
             match stepped {
                 Ok(problem) => {
@@ -518,11 +532,7 @@ impl Survey {
         if let Some(error) = failed {
             return Err(error);
         }
-        seen.ending = match ended {
-            None => Ending::Damaged,
-            Some(Ended::NextSlot) => Ending::NextSlot,
-            Some(Ended::EndOfLog { torn, position }) => Ending::EndOfLog { position, torn },
-        };
+        seen.ending = Ending::of(ended);
         self.slots.push(seen);
         Ok(ended.is_some().then_some(next))
     }

@@ -239,6 +239,19 @@ impl Pack {
         }
     }
 
+    /// What its last page says; if that page is damaged, what the manifest says.
+    pub fn footer(&self) -> &PackFooter {
+        &self.footer
+    }
+
+    /// Reads bytes as they stand in the file.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the file ends before them, [`Error::Io`].
+    pub fn bytes_at(&self, position: u64, len: usize) -> Result<Vec<u8>, Error> {
+        read(&*self.file, &self.path, position, len)
+    }
+
     /// Reads one block as it is on disk, `len` bytes, and decompresses it.
     ///
     /// # Errors
@@ -253,6 +266,14 @@ impl Pack {
         let bytes = read(&*self.file, &self.path, position, len as usize)?;
         let place = BlockPlace { salt: self.footer.salt, number: self.footer.number, position };
         pack::decode_block(&place, &bytes).map_err(|damage| self.damaged(position, damage))
+    }
+
+    /// The raw block at a position as it would be if one byte of it were another one; none if no
+    /// single byte explains its damage. For telling what was there, and not for serving it.
+    pub fn mended_block(&self, position: u64, len: u32) -> Option<Bytes> {
+        let bytes = self.bytes_at(position, len as usize).ok()?;
+        let place = BlockPlace { salt: self.footer.salt, number: self.footer.number, position };
+        pack::mended_block(&place, &bytes).map(|(raw, _)| raw)
     }
 
     pub(super) fn damaged(&self, position: u64, damage: Damage) -> Error {
@@ -276,18 +297,26 @@ impl Segment {
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Io`].
     pub fn tail(&self, blocks: &Blocks) -> Result<SegmentTail, Error> {
-        let Entry { head, block, block_len, offset, len } = self.entry;
+        let Entry { block, block_len, .. } = self.entry;
         let raw = blocks.get(&self.pack, block, block_len)?;
-        let damaged = |damage| self.pack.damaged(block, damage);
+        self.tail_in(&raw).map_err(|damage| self.pack.damaged(block, damage))
+    }
+
+    /// What stands behind the segment's frames, given the raw block that holds it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn tail_in(&self, raw: &Bytes) -> Result<SegmentTail, Damage> {
+        let Entry { head, offset, len, .. } = self.entry;
         let range = offset as usize..offset as usize + len as usize;
         if raw.len() < range.end {
             let (len, available) = (range.end as u64, raw.len() as u64);
-            return Err(damaged(Damage::Length { len, available }));
+            return Err(Damage::Length { len, available });
         }
-        let tail = segment::decode(&raw.slice(range)).map_err(damaged)?;
+        let tail = segment::decode(&raw.slice(range))?;
         if tail.head != head {
             let (found, expected) = (tail.head.run_no.0, head.run_no.0);
-            return Err(damaged(Damage::Misplaced { what: "segment", found, expected }));
+            return Err(Damage::Misplaced { what: "segment", found, expected });
         }
         Ok(tail)
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{grep, journal, records, runs, segments, streams};
+use crate::{grep, journal, records, runs, segments, streams, verify};
 
 const EXAMPLES: &str = "\
 At three in the morning:
@@ -51,6 +51,7 @@ pub(crate) enum Command {
     Segments(segments::SegmentsArgs),
     Journal(journal::JournalArgs),
     Grep(grep::GrepArgs),
+    Verify(verify::VerifyArgs),
     /// What a start of the server would do with the directory, without doing it
     SimulateOpen,
 }

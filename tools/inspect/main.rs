@@ -21,6 +21,7 @@ mod runs;
 mod segments;
 mod simulate;
 mod streams;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,7 @@ fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Segments(args) => segments::run(&mut context, args),
         Command::Journal(args) => journal::run(&mut context, args),
         Command::Grep(args) => grep::run(&mut context, args),
+        Command::Verify(args) => verify::run(&mut context, &args),
         Command::SimulateOpen => simulate::run(&mut context),
     }?;
     context.out.flush()?;
