@@ -784,10 +784,18 @@ impl Recovered {
 fn create_identity(platform: &Platform) -> io::Result<StoreIdentity> {
     let identity =
         StoreIdentity { store_uuid: platform.random_id(), created_ms: platform.clock.wall_ms() };
+    write_identity(platform, &identity)?;
+    Ok(identity)
+}
+
+/// Makes the folders of a store, and the file that says what it is.
+///
+/// # Errors
+/// Whatever the operating system says.
+pub(crate) fn write_identity(platform: &Platform, identity: &StoreIdentity) -> io::Result<()> {
     create_folders(platform)?;
     let (new, path) = (file_name::store_new(), file_name::store());
-    manifest::replace(platform, &new, &path, &identity.encode())?;
-    Ok(identity)
+    manifest::replace(platform, &new, &path, &identity.encode())
 }
 
 /// Idempotent: an interrupted first start may have made one of them, or one without its name

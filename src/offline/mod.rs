@@ -7,13 +7,16 @@
 //! goes on: behind damage it looks for the next sound block, and says what lies between. A
 //! [`RunLog`] is one run's log, frame by frame, with what is missing between them.
 //!
+//! A [`NewStore`] is the one thing that is written: another directory, made of runs.
+//!
 //! Beside a running server files change while they are read: slots are written, used again, packs
 //! are replaced. [`Directory::survey`] looks again until what it finds stays the same.
 //!
-//! What it deliberately does not do: repair, or change anything; decide what a start of the store
+//! What it deliberately does not do: repair, or change anything that is there; decide what a start of the store
 //! would do with the directory (that is [`recovery::plan`](crate::recovery::plan), which
 //! [`Directory::plan`] asks).
 
+mod build;
 mod directory;
 mod log;
 mod names;
@@ -23,6 +26,7 @@ mod survey;
 mod verify;
 mod walk;
 
+pub use build::{BuildError, Built, NewRun, NewStore};
 pub use directory::{Directory, Holder, LookError};
 pub use log::{Item, RunLog, Where};
 pub use names::{FoundRun, RunFilter, RunName};

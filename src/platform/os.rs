@@ -86,6 +86,18 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Gives a directory another name, durably. What has that name may be an empty directory and nothing
+/// else.
+///
+/// Outside of [`Vfs`], because it is about a data directory as a whole, which a [`Vfs`] is below.
+///
+/// # Errors
+/// Whatever the operating system says.
+pub fn move_directory(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to).map_err(named("rename to", to)).map_err(named("rename", from))?;
+    holder(to).map_or(Ok(()), sync_names)
+}
+
 /// Number of the process that holds the lock of a file; none if nobody does. Asked of the kernel's
 /// table of locks, so that asking takes no lock. 0 is a process that cannot be seen from here, as
 /// outside of a container.
