@@ -31,6 +31,8 @@ pub const STREAM_NAME_BYTES_MAX: usize = 512;
 pub const ID_BYTES_MAX: usize = 128;
 /// Bytes of a run's output or of its error, at most.
 pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// The tenant of callers that name none.
+pub const DEFAULT_NAMESPACE: &str = "default";
 /// Streams of one run, `$run` included, at most.
 pub const STREAMS_PER_RUN_MAX: usize = 256;
 /// Idempotent producers of one run, at most.

@@ -35,6 +35,7 @@
 //! [`Frame`]: crate::format::frame::Frame
 
 mod append;
+mod bridge;
 mod command;
 mod commit;
 mod create;

@@ -535,7 +535,7 @@ impl Ending {
 }
 
 /// Decodes an event; its bodies share the frame's memory.
-fn decode_event(frame: &Frame, event: &[u8]) -> Result<event::Event, Damage> {
+pub(super) fn decode_event(frame: &Frame, event: &[u8]) -> Result<event::Event, Damage> {
     let damage = Damage::Message { what: "event" };
     let event = Event::decode(frame.bytes().slice_ref(event)).map_err(|_| damage)?;
     event.event.ok_or(damage)

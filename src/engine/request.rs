@@ -20,8 +20,7 @@ pub struct RunKey {
     pub run_id: Arc<str>,
 }
 
-/// The tenant of callers that name none.
-pub const DEFAULT_NAMESPACE: &str = "default";
+pub use crate::record::DEFAULT_NAMESPACE;
 
 impl RunKey {
     /// A run of the default namespace.

@@ -243,6 +243,7 @@ impl NewStore {
             records_chain: Chain::start(run_uid),
             stretch_chain: Chain::start(run_uid),
             next_seq: Seq::ZERO,
+            has_lost_end: false,
         })
     }
 
@@ -344,6 +345,8 @@ pub struct NewRun<'a> {
     /// That of the last frame with records before the frames that are gathered.
     stretch_chain: Chain,
     next_seq: Seq,
+    /// Whether its last frames are missing.
+    has_lost_end: bool,
 }
 
 impl NewRun<'_> {
@@ -400,6 +403,27 @@ impl NewRun<'_> {
         self.write(state, false, 0)
     }
 
+    /// Whether what was added ends with this state.
+    pub fn is_at(&self, state: &RunState) -> bool {
+        state.tail == self.next_seq && self.chain == Some(state.chain)
+    }
+
+    /// Says that frames are missing behind those that were added, up to this state.
+    ///
+    /// # Errors
+    /// [`BuildError::Unfit`] if the state is before what was added; [`BuildError::Io`].
+    pub fn lose_up_to(&mut self, state: &RunState) -> Result<(), BuildError> {
+        if state.tail < self.next_seq {
+            return Err(self.unfit("the state is before the end of its frames"));
+        }
+        self.end_stretch(None)?;
+        (self.chain, self.next_seq) = (Some(state.chain), state.tail);
+        self.records_chain = state.records_chain;
+        self.stretch_chain = state.records_chain;
+        self.has_lost_end = true;
+        Ok(())
+    }
+
     /// Ends the run. `state` is that behind its last frame; `expires_ms` is when it may be given up,
     /// as the segment it came from said, 0 if that is never, or not known.
     ///
@@ -407,7 +431,7 @@ impl NewRun<'_> {
     /// [`BuildError::Empty`]; [`BuildError::Unfit`] if the state is another's, or not behind the last
     /// frame; [`BuildError::Taken`] if another run has the name; [`BuildError::Io`].
     pub fn finish(mut self, state: &RunState, expires_ms: u64) -> Result<(), BuildError> {
-        if self.frames.is_empty() {
+        if self.frames.is_empty() && !self.has_lost_end {
             return Err(BuildError::Empty { run: self.name.clone() });
         }
         if state.deleted_ms.is_none() && !self.store.names.insert(self.name_hash) {
@@ -435,9 +459,9 @@ impl NewRun<'_> {
         let head = SegmentHead {
             name_hash: self.name_hash,
             run_no: self.run_no,
-            // What of the frames follows is the writer's to say.
-            first_seq: Seq::ZERO,
-            end_seq: Seq::ZERO,
+            // What of the frames follows is the writer's to say; without any, the run's tail.
+            first_seq: self.next_seq,
+            end_seq: self.next_seq,
             raw_bytes: 0,
             flushed: JournalPoint { block_no: 0, frame: self.segments },
             is_first,
@@ -463,7 +487,7 @@ impl NewRun<'_> {
         if !is_of_name || state.run_no != self.run_no || state.run_uid != self.run_uid {
             return Err(self.unfit("the state is another run's"));
         }
-        if state.tail != self.next_seq || self.chain != Some(state.chain) {
+        if !self.is_at(state) {
             return Err(self.unfit("the state is not the one behind its frames"));
         }
         Ok(())

@@ -223,19 +223,7 @@ impl<'a> RunLog<'a> {
             Err(Error::Corrupt(_)) => {}
             Err(error) => return Err(error),
         }
-        let mut state = None;
-        for segment in self.segments.iter().rev() {
-            state = match read_state(segment, &self.blocks) {
-                Ok(found) => Some(found),
-                Err(Error::Corrupt(_)) => {
-                    probable_tail(segment).and_then(|tail| state_of(tail).ok())
-                }
-                Err(error) => return Err(error),
-            };
-            if state.is_some() {
-                break;
-            }
-        }
+        let mut state = self.packed_state()?;
         for seen in &self.frames {
             let frame = match self.survey.read_frame(seen) {
                 Ok(Some(frame)) => frame,
@@ -255,6 +243,27 @@ impl<'a> RunLog<'a> {
             }
         }
         Ok(state)
+    }
+
+    /// The state at the end of the newest segment of which that can be told, if only as what a single
+    /// wrong byte hides.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn packed_state(&self) -> Result<Option<RunState>, Error> {
+        for segment in self.segments.iter().rev() {
+            let state = match read_state(segment, &self.blocks) {
+                Ok(found) => Some(found),
+                Err(Error::Corrupt(_)) => {
+                    probable_tail(segment).and_then(|tail| state_of(tail).ok())
+                }
+                Err(error) => return Err(error),
+            };
+            if state.is_some() {
+                return Ok(state);
+            }
+        }
+        Ok(None)
     }
 
     fn corruption(&self, seen: &FrameSeen, damage: Damage) -> Error {
@@ -306,6 +315,13 @@ impl<'a> RunLog<'a> {
 
     fn read_part_of(&mut self, segment: &Segment, tail: &SegmentTail) -> Result<(), LookError> {
         let Some(part) = tail.parts.get(self.at.part) else {
+            // Where the last frames of a log were lost, a segment without any says how far it went.
+            let end_seq = segment.entry.head.end_seq;
+            if self.next_seq < end_seq {
+                let (found, expected) = (end_seq.0, self.next_seq.0);
+                let damage = Damage::Numbering { what: "seq", found, expected };
+                self.miss(self.next_seq, end_seq, Vec::new(), segment.damaged(damage));
+            }
             (self.at.segment, self.at.part) = (self.at.segment + 1, 0);
             return Ok(());
         };

@@ -21,6 +21,7 @@ mod directory;
 mod log;
 mod names;
 mod pack_check;
+mod salvage;
 mod stretch;
 mod survey;
 mod verify;
@@ -30,6 +31,7 @@ pub use build::{BuildError, Built, NewRun, NewStore};
 pub use directory::{Directory, Holder, LookError};
 pub use log::{Item, RunLog, Where};
 pub use names::{FoundRun, RunFilter, RunName};
+pub use salvage::{LeftOut, Salvaged, salvage};
 pub use survey::{BlockSeen, DamagedFrame, Ending, FrameSeen, PackSeen, Problem, SlotSeen, Survey};
 pub use verify::{
     Consequence, FileChecked, Finding, Loss, Nature, StreamLoss, Verification, VerifyHow,

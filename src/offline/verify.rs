@@ -552,7 +552,11 @@ fn in_parallel<T: Sync>(
 }
 
 /// What of a run cannot be read.
-fn losses_of(survey: &Survey, run_no: RunNo, hash: Option<u64>) -> Result<Vec<Loss>, LookError> {
+pub(super) fn losses_of(
+    survey: &Survey,
+    run_no: RunNo,
+    hash: Option<u64>,
+) -> Result<Vec<Loss>, LookError> {
     let mut log = RunLog::open(survey, hash, run_no)?;
     let end = log.last_known_state()?;
     let is_deleted = log.segments().last().is_some_and(|last| last.entry.head.is_deleted)

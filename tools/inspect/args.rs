@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{grep, journal, records, runs, segments, streams, verify};
+use crate::{grep, journal, records, recover, runs, segments, streams, verify};
 
 const EXAMPLES: &str = "\
 At three in the morning:
@@ -52,6 +52,7 @@ pub(crate) enum Command {
     Journal(journal::JournalArgs),
     Grep(grep::GrepArgs),
     Verify(verify::VerifyArgs),
+    Recover(recover::RecoverArgs),
     /// What a start of the server would do with the directory, without doing it
     SimulateOpen,
 }

@@ -16,7 +16,11 @@ use std::{
     process::ExitCode,
 };
 
-use braidlog::{error::Error, offline::LookError, present::Line};
+use braidlog::{
+    error::Error,
+    offline::{BuildError, LookError},
+    present::Line,
+};
 use serde::Serialize;
 
 /// An exit status. What is worse is greater than what is not, apart from failures of the tool.
@@ -117,6 +121,20 @@ impl From<LookError> for Failure {
             LookError::NoStream { .. } => (Exit::NotFound, "STREAM_NOT_FOUND"),
             LookError::Damaged(Error::Corrupt(_)) => (Exit::Corrupt, "CORRUPT"),
             LookError::Damaged(_) | LookError::Io(_) => (Exit::Failure, "IO"),
+        };
+        Self { exit, reason, message: error.to_string() }
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        let (exit, reason) = match &error {
+            BuildError::InTheWay { .. } => (Exit::Usage, "IN_THE_WAY"),
+            BuildError::Taken { .. } | BuildError::Unfit { .. } | BuildError::Empty { .. } => {
+                (Exit::Usage, "UNFIT")
+            }
+            BuildError::Store(Error::Corrupt(_)) => (Exit::Corrupt, "CORRUPT"),
+            BuildError::Store(_) | BuildError::Io(_) => (Exit::Failure, "IO"),
         };
         Self { exit, reason, message: error.to_string() }
     }

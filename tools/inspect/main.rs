@@ -17,6 +17,7 @@ mod journal;
 mod output;
 mod range;
 mod records;
+mod recover;
 mod runs;
 mod segments;
 mod simulate;
@@ -56,6 +57,7 @@ fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Journal(args) => journal::run(&mut context, args),
         Command::Grep(args) => grep::run(&mut context, args),
         Command::Verify(args) => verify::run(&mut context, &args),
+        Command::Recover(args) => recover::run(&mut context, &args),
         Command::SimulateOpen => simulate::run(&mut context),
     }?;
     context.out.flush()?;

@@ -85,8 +85,9 @@ struct ProbablyRow {
     wrong_bits: u8,
 }
 
+/// Records that are lost.
 #[derive(Serialize)]
-struct LossRow<'a> {
+pub(crate) struct LossRow<'a> {
     r#type: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     namespace: Option<&'a str>,
@@ -219,7 +220,8 @@ fn frame_row(damaged: &DamagedFrame) -> FrameRow {
     FrameRow { position: damaged.position, until: damaged.until, probably }
 }
 
-fn loss_row(loss: &Loss) -> LossRow<'_> {
+/// Records that are lost, as JSON.
+pub(crate) fn loss_row(loss: &Loss) -> LossRow<'_> {
     LossRow {
         r#type: "loss",
         namespace: loss.name.as_ref().map(|name| &*name.namespace),
