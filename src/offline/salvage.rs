@@ -173,11 +173,8 @@ fn unnamed(survey: &Survey, frame: &Frame) -> RunState {
         .expect("one name in a thousand is of any vshard");
     let mut uid = survey.store_uuid;
     uid.iter_mut().zip(run_no.0.to_le_bytes()).for_each(|(byte, number)| *byte ^= number);
-    let create = Create {
-        namespace: DEFAULT_NAMESPACE.into(),
-        run_id: run_id.into(),
-        ..Create::default()
-    };
+    let create =
+        Create { namespace: DEFAULT_NAMESPACE.into(), run_id: run_id.into(), ..Create::default() };
     let new = NewRun { run_no, run_uid: RunUid(uid) };
     let created = RunState::create(&create, new, frame.header.time_ms);
     created.expect("a short name of ordinary characters").0
@@ -224,12 +221,7 @@ fn write(
     match new.finish(&state, expires_ms) {
         Err(BuildError::Taken { .. }) => {
             let why = "a newer run has its name: that it was deleted is probably what is lost";
-            found.left_out.push(LeftOut {
-                run_no,
-                name: Some(name),
-                records,
-                why: why.to_owned(),
-            });
+            found.left_out.push(LeftOut { run_no, name: Some(name), records, why: why.to_owned() });
             return Ok(());
         }
         other => other?,

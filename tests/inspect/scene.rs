@@ -1,0 +1,172 @@
+//! Directories to be looked at: real ones, in memory.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use braidlog::{
+    Append, Close, Create, Delete, IfAbsent, Index, NewRecord, Options, Outcome, Retention, RunKey,
+    Send, Store, Trim,
+    format::{Damage, frame::Frame, wire},
+    offline::{Directory, Item, RunLog, Survey},
+    platform::{Platform, read_only::ReadOnlyVfs, sim},
+    record::RunNo,
+};
+
+/// A directory in memory, that can be damaged and looked at.
+pub(crate) struct Scene {
+    pub(crate) disk: sim::SimDisk,
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+}
+
+/// A record: its run, seq, stream and index.
+pub(crate) type Place = (RunNo, u64, u32, u64);
+
+fn load(dir: &Path, at: &str, files: &mut BTreeMap<String, Vec<u8>>) {
+    for entry in fs::read_dir(dir).expect("folder") {
+        let entry = entry.expect("entry");
+        let name = format!("{at}{}", entry.file_name().to_string_lossy());
+        match entry.path().is_dir() {
+            true if name == "index" => {}
+            true => load(&entry.path(), &format!("{name}/"), files),
+            false if name == "LOCK" => {}
+            false => drop(files.insert(name, fs::read(entry.path()).expect("file"))),
+        }
+    }
+}
+
+impl Scene {
+    /// The files of a directory.
+    pub(crate) fn of(dir: &Path) -> Self {
+        let mut files = BTreeMap::new();
+        load(dir, "", &mut files);
+        let disk = sim::SimDisk::new();
+        files.iter().for_each(|(path, bytes)| disk.write_file(path, bytes));
+        Self { disk, files }
+    }
+
+    /// Another one with the same files.
+    pub(crate) fn again(&self) -> Self {
+        let disk = sim::SimDisk::new();
+        self.files.iter().for_each(|(path, bytes)| disk.write_file(path, bytes));
+        Self { disk, files: self.files.clone() }
+    }
+
+    /// The directory of format version 1 that is kept for ever.
+    pub(crate) fn fixture() -> Self {
+        Self::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1"))
+    }
+
+    /// A directory as a store that is killed leaves it: several packs and slots, runs in both, masked
+    /// blocks, frames without records, inputs, trims, deletions.
+    pub(crate) fn killed() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("runtime").block_on(async {
+            let folder = tempfile::tempdir().expect("folder");
+            let dir = folder.path().join("data");
+            let store = Store::open(options(&dir)).expect("opens");
+            write(&store).await;
+            // Nothing is in flight: what the files hold now is what a kill leaves.
+            let scene = Self::of(&dir);
+            store.close().await.expect("closed");
+            scene
+        })
+    }
+
+    pub(crate) fn put(&self, path: &str, bytes: &[u8]) {
+        self.disk.write_file(path, bytes);
+    }
+
+    pub(crate) fn platform(&self) -> Platform {
+        let platform = sim::platform(&self.disk, &sim::SimClock::new(1), 1);
+        Platform { vfs: std::sync::Arc::new(ReadOnlyVfs::new(platform.vfs)), ..platform }
+    }
+
+    pub(crate) fn survey(&self) -> Survey {
+        Directory::on(self.platform()).survey().expect("a store")
+    }
+}
+
+fn options(dir: &Path) -> Options {
+    Options {
+        slot_bytes_first: 32 << 10,
+        slot_bytes: 32 << 10,
+        manifest_bytes: 32 << 10,
+        retention: Retention::default(),
+        ..Options::new(dir)
+    }
+}
+
+async fn append(store: &Store, run: &str, stream: &str, bodies: &[Vec<u8>]) {
+    let records = bodies.iter().map(|body| NewRecord::new(body.clone())).collect();
+    let append = Append { stream: stream.into(), records, ..Append::default() };
+    store.append(&RunKey::new(run), append, IfAbsent::Create).await.expect("appended");
+}
+
+async fn write(store: &Store) {
+    let noise = |n: u32, len: u32| -> Vec<u8> {
+        (0..len).map(|m| ((m + n).wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+    };
+    for round in 0..4u32 {
+        for run in 0..6u32 {
+            let name = format!("run-{run}");
+            let bodies: Vec<_> = (0..=run % 3).map(|n| noise(n + run, 20 + 90 * run)).collect();
+            append(store, &name, if round % 2 == 0 { "out" } else { "log" }, &bodies).await;
+        }
+        append(store, "zeros", "out", &[vec![0; 1_500], vec![0; 700]]).await;
+        let message = NewRecord::new(noise(round, 60));
+        let send = Send { run_uid: None, stream: "inbox".into(), message };
+        store.send(&RunKey::new("run-1"), send).await.expect("sent");
+        if round == 1 {
+            let trim = Trim { run_uid: None, stream: "out".into(), trim: Index(1) };
+            store.trim(&RunKey::new("run-2"), trim).await.expect("trimmed");
+            store.delete_run(&RunKey::new("run-5"), Delete::default()).await.expect("deleted");
+            let create =
+                Create { namespace: "default".into(), run_id: "run-5".into(), ..Create::default() };
+            store.create_run(create).await.expect("again");
+        }
+        if round < 3 {
+            store.flush().await.expect("flushed");
+        }
+    }
+    let close = Close { outcome: Outcome::Completed, output: "done".into(), ..Close::default() };
+    store.close_run(&RunKey::new("run-3"), close).await.expect("closed");
+    append(store, "late", "out", &[noise(1, 3_000)]).await;
+    append(store, "late", "out", &[noise(2, 30)]).await;
+}
+
+/// Every record that can be read and is not trimmed.
+pub(crate) fn records(survey: &Survey) -> Vec<Place> {
+    let mut places = Vec::new();
+    survey
+        .each_run(braidlog::offline::RunFilter::default(), |run| {
+            let streams = run.state.as_ref().map_or(&[][..], |state| &state.streams);
+            let is_kept = |place: &Place| {
+                streams.get(place.2 as usize).is_none_or(|stream| stream.trim.0 <= place.3)
+            };
+            let mut log = RunLog::open(survey, run.name_hash, run.run_no)?;
+            while let Some(item) = log.next_item()? {
+                if let Item::Frame(frame, _) = item {
+                    places.extend(places_of(&frame).filter(is_kept));
+                }
+            }
+            Ok(())
+        })
+        .expect("readable");
+    places.sort_unstable();
+    places.dedup();
+    places
+}
+
+/// The records of a frame.
+pub(crate) fn places_of(frame: &Frame) -> impl Iterator<Item = Place> {
+    let run_no = frame.header.run_no;
+    let records: Vec<_> = wire::skim_all(frame.records_slice())
+        .map(|record| record.expect("sound"))
+        .map(|record| (run_no, record.seq.0, record.stream.0, record.index.0))
+        .collect();
+    records.into_iter()
+}
+
+/// What is wrong in words, for messages of tests.
+pub(crate) fn said(damage: Option<Damage>) -> String {
+    damage.map_or_else(|| "torn".to_owned(), |damage| damage.to_string())
+}
