@@ -93,12 +93,12 @@ pub mod segment;
 #[doc(inline)]
 pub use crate::{
     core::{
-        Ack, Action, Append, Appended, AtLimit, CancelRun, Claimed, Close, CloseStream, Commit,
+        Ack, Action, Append, Appended, At, AtLimit, CancelRun, Claimed, Close, CloseStream, Commit,
         Committed, Create, Delete, Deleted, NewRecord, Operation, Producer, Refusal, Release,
         ReleaseTo, Reschedule, Retention, Send, Sent, StreamAppend, StreamEnd, Then, Trim, Wait,
     },
     engine::{
-        Acked, AcquireLease, AddedItems, At, Batch, BatchItem, Bounds, CanceledRun, ClaimRun,
+        Acked, AcquireLease, AddedItems, Batch, BatchItem, Bounds, CanceledRun, ClaimRun,
         ClaimedRun, ClosedRun, CommittedTurn, CompletedToken, CreateBatch, CreateToken,
         CreatedBatch, CreatedRun, CreatedToken, End, Gap, IfAbsent, Input, InputConsumer,
         InputsEnd, ListPosition, ListRuns, Options, OwedInputs, Page, Query, Received, Receiver,

@@ -49,10 +49,10 @@ use self::{
     retry::{Backoff, Repeat},
 };
 use crate::{
-    core::{Append, Appended, Close, CloseStream, Create, Delete, Deleted, StreamEnd, Trim},
+    core::{Append, Appended, At, Close, CloseStream, Create, Delete, Deleted, StreamEnd, Trim},
     engine::{
-        At, ClosedRun, CreatedRun, IfAbsent, ListRuns, Page, Query, RunInfo, RunKey, RunPage,
-        RunTail, Stats, StreamList,
+        ClosedRun, CreatedRun, IfAbsent, ListRuns, Page, Query, RunInfo, RunKey, RunPage, RunTail,
+        Stats, StreamList,
     },
     error::Error,
     grpc::status::from_status,

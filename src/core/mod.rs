@@ -46,6 +46,7 @@ mod lease;
 mod life;
 pub mod metadata;
 mod outbox;
+mod past;
 mod refusal;
 mod replay;
 mod retention;
@@ -66,6 +67,7 @@ pub use lease::{
 pub use life::{Close, CloseStream, Closed, Delete, Deleted, StreamEnd, Trim};
 pub use metadata::{Action, Operation};
 pub use outbox::Delivery;
+pub use past::{At, Fold, NoPast, Past};
 pub use refusal::Refusal;
 pub use replay::{Facts, StreamSpan};
 pub use retention::{AtLimit, Limits, Retention, UnknownAtLimit};

@@ -57,12 +57,12 @@ pub use inputs::Receiver;
 pub use open::Opened;
 pub use options::Options;
 pub use request::{
-    Acked, AcquireLease, AddedItems, At, Batch, BatchItem, Bounds, CanceledRun, ClaimRun,
-    ClaimedRun, ClosedRun, CommittedTurn, CompletedToken, CreateBatch, CreateToken, CreatedBatch,
-    CreatedRun, CreatedToken, DEFAULT_NAMESPACE, End, Gap, Input, InputConsumer, InputsEnd,
-    ListPosition, ListRuns, OwedInputs, Page, Query, Received, Records, Renewed, RunEnd, RunInfo,
-    RunKey, RunPage, RunTail, Start, StreamInfo, StreamList, TailItem, TokenPage, WaitToken,
-    WatchItem, WatchQuery, WatchRuns, WatchScope,
+    Acked, AcquireLease, AddedItems, Batch, BatchItem, Bounds, CanceledRun, ClaimRun, ClaimedRun,
+    ClosedRun, CommittedTurn, CompletedToken, CreateBatch, CreateToken, CreatedBatch, CreatedRun,
+    CreatedToken, DEFAULT_NAMESPACE, End, Gap, Input, InputConsumer, InputsEnd, ListPosition,
+    ListRuns, OwedInputs, Page, Query, Received, Records, Renewed, RunEnd, RunInfo, RunKey,
+    RunPage, RunTail, Start, StreamInfo, StreamList, TailItem, TokenPage, WaitToken, WatchItem,
+    WatchQuery, WatchRuns, WatchScope,
 };
 pub use stats::{CacheUse, DiskUse, FlushLag, JournalSlots, Stats};
 #[cfg(feature = "sim")]

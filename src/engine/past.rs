@@ -1,21 +1,21 @@
-//! A run as it was at a moment: its frames, folded up to there.
+//! A run as it was at a moment: finds the frames that [`Past`] folds.
 //!
 //! Folding goes on from the newest segment that ends before the moment, so it costs what one
-//! segment does. Where records were trimmed and their frames given back, nothing can be folded.
+//! segment does.
 
 use std::sync::Arc;
 
 use super::{
     published::FrameEntry,
-    request::{At, RunInfo, RunKey},
+    request::{RunInfo, RunKey},
     select::read_entry,
     shared::Shared,
     store::Store,
 };
 use crate::{
-    core::{Refusal, RunState},
-    error::Error,
-    format::frame::Frame,
+    core::{At, Fold, NoPast, Past, Refusal, RunState},
+    error::{Corruption, Error},
+    format::{Damage, file_name, frame::Frame},
     record::{RunNo, Seq},
     recovery::read_state,
 };
@@ -28,20 +28,6 @@ struct Recent {
     flushed: u64,
     frames: Vec<(FrameEntry, Option<Frame>)>,
     tail: Seq,
-}
-
-/// Why folding has ended.
-enum Fold {
-    /// The moment is reached: the next frame is after it.
-    Reached,
-    /// There are no more frames here.
-    More,
-}
-
-/// A state that goes back to a moment.
-struct Past {
-    at: At,
-    state: Option<RunState>,
 }
 
 impl Store {
@@ -83,13 +69,12 @@ impl Store {
 
 /// The state at a moment; none if frames have left the journal meanwhile: then segments have them.
 fn look_back(shared: &Arc<Shared>, at: At, recent: &Recent) -> Result<Option<RunState>, Error> {
-    let mut past = Past { at, state: None };
-    if let Fold::Reached = past.fold_segments(shared, recent)? {
-        return past.found().map(Some);
+    let (mut past, reached) = fold_segments(shared, at, recent)?;
+    if let Fold::Reached = reached {
+        return found(past, at).map(Some);
     }
     for (n, (entry, frame)) in recent.frames.iter().enumerate() {
-        let folded = past.state.as_ref().map_or(0, |state| state.frames);
-        if recent.flushed + (n as u64) < folded {
+        if recent.flushed + (n as u64) < past.frames() {
             continue;
         }
         let frame = match frame {
@@ -99,75 +84,61 @@ fn look_back(shared: &Arc<Shared>, at: At, recent: &Recent) -> Result<Option<Run
                 None => return Ok(None),
             },
         };
-        if let Fold::Reached = past.fold(&frame, recent.tail)? {
+        let position = u64::from(entry.at.position);
+        let damaged = |damage| {
+            let file = file_name::journal().as_str().into();
+            Error::Corrupt(Corruption { file, position, damage })
+        };
+        let folded = past.fold(&frame).map_err(|error| refusal(error, recent.tail, damaged))?;
+        if let Fold::Reached = folded {
             break;
         }
     }
-    past.found().map(Some)
+    found(past, at).map(Some)
 }
 
-impl Past {
-    /// Folds what segments have.
-    fn fold_segments(&mut self, shared: &Shared, recent: &Recent) -> Result<Fold, Error> {
-        let segments = shared.packs.shelf().segments_of(recent.name_hash, recent.run_no)?;
-        let mut first = 0;
-        for (n, segment) in segments.iter().enumerate().rev() {
-            let head = &segment.entry.head;
-            let may_be_before = match self.at {
-                At::Seq(seq) => head.end_seq <= seq,
-                At::Time(_) => true,
-            };
-            if !may_be_before || segment.tail(&shared.blocks)?.state.is_empty() {
-                continue;
-            }
-            let state = read_state(segment, &shared.blocks)?;
-            if let At::Time(time_ms) = self.at
-                && time_ms < state.updated_ms
-            {
-                continue;
-            }
-            (self.state, first) = (Some(state), n + 1);
+/// Folds what segments have.
+fn fold_segments(shared: &Shared, at: At, recent: &Recent) -> Result<(Past, Fold), Error> {
+    let segments = shared.packs.shelf().segments_of(recent.name_hash, recent.run_no)?;
+    let (mut past, mut first) = (Past::new(at), 0);
+    for (n, segment) in segments.iter().enumerate().rev() {
+        if matches!(at, At::Seq(seq) if seq < segment.entry.head.end_seq)
+            || segment.tail(&shared.blocks)?.state.is_empty()
+        {
+            continue;
+        }
+        let state = read_state(segment, &shared.blocks)?;
+        if at.has_reached(&state) {
+            (past, first) = (Past::from(at, state), n + 1);
             break;
         }
-        for segment in &segments[first..] {
-            for part in &segment.tail(&shared.blocks)?.parts {
-                for frame in segment.read(part, &shared.blocks)?.frames {
-                    if let Fold::Reached = self.fold(&frame, recent.tail)? {
-                        return Ok(Fold::Reached);
-                    }
+    }
+    for segment in &segments[first..] {
+        for part in &segment.tail(&shared.blocks)?.parts {
+            for frame in segment.read(part, &shared.blocks)?.frames {
+                let damaged = |damage| segment.damaged(damage);
+                let folded = past.fold(&frame);
+                let folded = folded.map_err(|error| refusal(error, recent.tail, damaged))?;
+                if let Fold::Reached = folded {
+                    return Ok((past, Fold::Reached));
                 }
             }
         }
-        Ok(Fold::More)
     }
+    Ok((past, Fold::More))
+}
 
-    /// Folds a frame, unless it is after the moment.
-    fn fold(&mut self, frame: &Frame, tail: Seq) -> Result<Fold, Error> {
-        let is_after = match self.at {
-            // A stub stands for many frames.
-            At::Seq(seq) if frame.is_stub() => seq <= frame.header.first_seq,
-            At::Seq(seq) => seq < frame.next_seq(),
-            At::Time(time_ms) => !frame.is_stub() && time_ms < frame.header.time_ms,
-        };
-        if is_after {
-            return Ok(Fold::Reached);
+fn refusal(error: NoPast, tail: Seq, damaged: impl FnOnce(Damage) -> Error) -> Error {
+    match error {
+        NoPast::Trimmed { first_seq } => {
+            Refusal::Trimmed { first_seq: first_seq.min(tail), first_index: None }.into()
         }
-        if frame.is_stub() {
-            // What it stands for is trimmed, with what else its frames said.
-            let first_seq = frame.next_seq().min(tail);
-            return Err(Refusal::Trimmed { first_seq, first_index: None }.into());
-        }
-        let sound = "a frame that was acknowledged replays";
-        match &mut self.state {
-            Some(state) => drop(state.replay(frame).expect(sound)),
-            None => self.state = Some(RunState::begin(frame).expect(sound).0),
-        }
-        Ok(Fold::More)
+        NoPast::Damaged(damage) => damaged(damage),
     }
+}
 
-    fn found(self) -> Result<RunState, Error> {
-        let field = if matches!(self.at, At::Seq(_)) { "at_seq" } else { "at_time_ms" };
-        let problem = "is before the run was created";
-        self.state.ok_or_else(|| Refusal::invalid(field, problem).into())
-    }
+fn found(past: Past, at: At) -> Result<RunState, Error> {
+    let field = if matches!(at, At::Seq(_)) { "at_seq" } else { "at_time_ms" };
+    let problem = "is before the run was created";
+    past.found().ok_or_else(|| Refusal::invalid(field, problem).into())
 }

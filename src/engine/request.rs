@@ -160,15 +160,6 @@ pub struct ClosedRun {
     pub deduplicated: bool,
 }
 
-/// A run as it was at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum At {
-    /// When the records below this seq had been written.
-    Seq(Seq),
-    /// At this time, milliseconds since the Unix epoch.
-    Time(u64),
-}
-
 /// A run that was asked to stop.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CanceledRun {

@@ -21,8 +21,8 @@ use super::{
     work::operations,
 };
 use crate::{
-    core::{CancelRun, Commit, Refusal, Reschedule},
-    engine::{At, RunKey, Store},
+    core::{At, CancelRun, Commit, Refusal, Reschedule},
+    engine::{RunKey, Store},
     error::Error,
     proto::*,
     record::{CANCEL_GRACE_DEFAULT_MS, Seq},

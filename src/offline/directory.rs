@@ -12,6 +12,7 @@ use crate::{
     error::{Error, OpenError},
     format::file_name,
     platform::{Open, Platform, os, read_only},
+    record::Seq,
     recovery::{self, Plan},
 };
 
@@ -64,6 +65,12 @@ pub enum LookError {
     NoStream {
         /// Its name.
         name: String,
+    },
+    /// What is asked for was trimmed, and its frames given back; ask for this seq or a later one.
+    #[error("what was written before seq {first_seq} is trimmed and gone: ask for a later moment")]
+    Trimmed {
+        /// Seq behind it.
+        first_seq: Seq,
     },
     /// What is asked for is damaged.
     #[error(transparent)]

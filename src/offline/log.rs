@@ -7,7 +7,7 @@ use super::{
     survey::{FrameSeen, Survey},
 };
 use crate::{
-    core::{RunState, StreamSpan},
+    core::{At, Fold, NoPast, Past, RunState, StreamSpan},
     error::{Corruption, Error},
     format::{
         Damage, file_name,
@@ -64,7 +64,7 @@ pub struct RunLog<'a> {
     /// Why its segments cannot be known.
     broken: Option<Error>,
     blocks: Blocks,
-    at: At,
+    at: Reached,
     ready: VecDeque<Item>,
     /// Chain after the last frame given; none at the start and behind what is missing.
     chain: Option<Chain>,
@@ -85,11 +85,15 @@ struct DamagedSeen {
 
 /// What is read next.
 #[derive(Clone, Copy)]
-struct At {
+struct Reached {
     segment: usize,
     part: usize,
     frame: usize,
     damaged: usize,
+}
+
+impl Reached {
+    const START: Self = Self { segment: 0, part: 0, frame: 0, damaged: 0 };
 }
 
 impl<'a> RunLog<'a> {
@@ -140,7 +144,7 @@ impl<'a> RunLog<'a> {
             damaged: damaged.collect(),
             broken,
             blocks: Blocks::new(BLOCKS_BYTES_MAX),
-            at: At { segment: 0, part: 0, frame: 0, damaged: 0 },
+            at: Reached::START,
             ready: VecDeque::new(),
             chain: None,
             next_seq: Seq::ZERO,
@@ -264,6 +268,50 @@ impl<'a> RunLog<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// The run's state at a moment; none if it did not exist yet. Begins behind the newest segment
+    /// that ends before the moment, so damage before that is no matter. Leaves the log at its end.
+    ///
+    /// # Errors
+    /// [`LookError::Damaged`] if frames that it is made of are, or are trimmed and gone;
+    /// [`LookError::Io`].
+    pub fn state_at(&mut self, at: At) -> Result<Option<RunState>, LookError> {
+        let mut past = Past::new(at);
+        self.at = Reached::START;
+        for (n, segment) in self.segments.iter().enumerate().rev() {
+            if matches!(at, At::Seq(seq) if seq < segment.entry.head.end_seq) {
+                continue;
+            }
+            // What is damaged is met below, if it is needed.
+            if let Ok(state) = read_state(segment, &self.blocks)
+                && at.has_reached(&state)
+            {
+                self.at.segment = n + 1;
+                (self.chain, self.next_seq) = (Some(state.chain), state.tail);
+                past = Past::from(at, state);
+                break;
+            }
+        }
+        while let Some(item) = self.next_item()? {
+            let (frame, place) = match item {
+                Item::Frame(frame, place) => (frame, place),
+                Item::Missing { from, .. } if matches!(at, At::Seq(seq) if seq <= from) => break,
+                Item::Missing { cause, .. } => return Err(cause.into()),
+            };
+            match past.fold(&frame) {
+                Ok(Fold::More) => {}
+                Ok(Fold::Reached) => break,
+                Err(NoPast::Trimmed { first_seq }) => {
+                    return Err(LookError::Trimmed { first_seq });
+                }
+                Err(NoPast::Damaged(damage)) => {
+                    let (file, position) = (place.file.as_str().into(), place.position);
+                    return Err(Error::Corrupt(Corruption { file, position, damage }).into());
+                }
+            }
+        }
+        Ok(past.found())
     }
 
     fn corruption(&self, seen: &FrameSeen, damage: Damage) -> Error {

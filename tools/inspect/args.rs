@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{grep, journal, records, recover, runs, segments, streams, verify};
+use crate::{diff, export, grep, import, journal, records, recover, runs, segments, streams, verify};
 
 const EXAMPLES: &str = "\
 At three in the morning:
@@ -13,8 +13,8 @@ At three in the morning:
   braidlog-inspect simulate-open              what a start of the server would do
   braidlog-inspect recover --to NEW           everything that is sound, into a new directory
 
-Exit status: 0 ok, 1 failure, 2 wrong usage, 3 not found, 10 corruption found,
-11 only a torn tail, 12 the index is stale, 130 interrupted.";
+Exit status: 0 ok, 1 failure, 2 wrong usage, 3 not found, 4 two directories
+differ, 10 corruption found, 11 only a torn tail, 12 the index is stale, 130 interrupted.";
 
 /// Looks into a braidlog data directory, live or dead, and writes nothing
 #[derive(Debug, Parser)]
@@ -55,4 +55,7 @@ pub(crate) enum Command {
     Recover(recover::RecoverArgs),
     /// What a start of the server would do with the directory, without doing it
     SimulateOpen,
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
+    Diff(diff::DiffArgs),
 }

@@ -6,6 +6,7 @@
 //! | 1 | failure: the operating system refused something |
 //! | 2 | wrong usage, or input that cannot be used |
 //! | 3 | no such directory, store, run, stream or file |
+//! | 4 | two directories differ |
 //! | 10 | corruption found |
 //! | 11 | only a torn tail: what was being written, and never acknowledged, when the power went |
 //! | 12 | only the index is stale or unreadable: it is made again from the log |
@@ -34,6 +35,8 @@ pub(crate) enum Exit {
     Usage = 2,
     /// 3
     NotFound = 3,
+    /// 4
+    Differs = 4,
     /// 10
     Corrupt = 10,
     /// 11
@@ -119,6 +122,7 @@ impl From<LookError> for Failure {
             LookError::NoStore { .. } => (Exit::NotFound, "NO_STORE"),
             LookError::NoRun { .. } => (Exit::NotFound, "RUN_NOT_FOUND"),
             LookError::NoStream { .. } => (Exit::NotFound, "STREAM_NOT_FOUND"),
+            LookError::Trimmed { .. } => (Exit::NotFound, "TRIMMED"),
             LookError::Damaged(Error::Corrupt(_)) => (Exit::Corrupt, "CORRUPT"),
             LookError::Damaged(_) | LookError::Io(_) => (Exit::Failure, "IO"),
         };

@@ -10,8 +10,11 @@
 
 mod args;
 mod context;
+mod diff;
 mod exit;
+mod export;
 mod grep;
+mod import;
 mod info;
 mod journal;
 mod output;
@@ -59,6 +62,9 @@ fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Verify(args) => verify::run(&mut context, &args),
         Command::Recover(args) => recover::run(&mut context, &args),
         Command::SimulateOpen => simulate::run(&mut context),
+        Command::Export(args) => export::run(&mut context, &args),
+        Command::Import(args) => import::run(&mut context, &args),
+        Command::Diff(args) => diff::run(&mut context, &args),
     }?;
     context.out.flush()?;
     Ok(exit)

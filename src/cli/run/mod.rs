@@ -28,8 +28,8 @@ use super::{
     utc::utc,
 };
 use crate::{
-    core::{Close, Retention},
-    engine::{At, RunInfo, RunKey, StreamInfo},
+    core::{At, Close, Retention},
+    engine::{RunInfo, RunKey, StreamInfo},
     proto::{Outcome, RunError},
     record::Seq,
 };
