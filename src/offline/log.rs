@@ -278,7 +278,8 @@ impl<'a> RunLog<'a> {
     /// [`LookError::Io`].
     pub fn state_at(&mut self, at: At) -> Result<Option<RunState>, LookError> {
         let mut past = Past::new(at);
-        self.at = Reached::START;
+        (self.at, self.chain, self.next_seq) = (Reached::START, None, Seq::ZERO);
+        self.ready.clear();
         for (n, segment) in self.segments.iter().enumerate().rev() {
             if matches!(at, At::Seq(seq) if seq < segment.entry.head.end_seq) {
                 continue;

@@ -5,7 +5,8 @@ use std::fs;
 use braidlog::{Query, RunKey, Start, Store};
 
 use crate::sample::{
-    RUNS, append, contents, copy, everything, lines, options, run, run_with, sample,
+    RUNS, append, contents, copy, demand_same, everything, lines, options, run, run_with, sample,
+    still,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -13,10 +14,11 @@ async fn an_imported_export_is_the_same_store_and_goes_on_the_same() {
     let place = tempfile::tempdir().expect("folder");
     let (old, new) = (place.path().join("old"), place.path().join("new"));
     sample(&old).await;
-    let before = everything(&old);
-    let (status, exported) = run(&old, &["export"]);
+    let seen = still(&old);
+    let before = everything(seen.path());
+    let (status, exported) = run(seen.path(), &["export"]);
     assert_eq!(status, 0, "{exported}");
-    assert!(before == everything(&old), "an export changed the directory");
+    demand_same(&before, &everything(seen.path()));
     let (status, said) =
         run_with(&old, &["import", "--to", new.to_str().expect("text")], &exported);
     assert_eq!(status, 0, "{said}");
@@ -32,7 +34,7 @@ async fn an_imported_export_is_the_same_store_and_goes_on_the_same() {
         let (status, said) = run(&new, args);
         assert_eq!(status, 0, "{args:?}: {said}");
     }
-    assert!(before_open == everything(&new), "looking changed the directory");
+    demand_same(&before_open, &everything(&new));
 
     let (a, b) = (Store::open(options(&old)), Store::open(options(&new)));
     let (a, b) = (a.expect("opens"), b.expect("opens"));
@@ -49,7 +51,6 @@ async fn an_imported_export_is_the_same_store_and_goes_on_the_same() {
         append(store, "both", "out", 4, 2).await;
         append(store, "packed", "out", 3, 1).await;
         append(store, "new", "out", 0, 1).await;
-        append(store, "deleted", "out", 0, 1).await;
     }
     for name in ["both", "packed"] {
         let (expected, found) = (contents(&a, name).await.0, contents(&b, name).await.0);
@@ -58,7 +59,7 @@ async fn an_imported_export_is_the_same_store_and_goes_on_the_same() {
     b.flush().await.expect("flushed");
     b.close().await.expect("closes");
     let b = Store::open(options(&new)).expect("opens again");
-    assert_eq!(contents(&b, "new").await.0.len(), 4, "created, opened, and two records");
+    assert_eq!(contents(&b, "new").await.0.len(), 3, "created, and two records");
     b.close().await.expect("closes");
     a.close().await.expect("closes");
     let (status, said) = run(&new, &["export"]);
@@ -120,7 +121,8 @@ async fn a_diff_tells_an_earlier_moment_from_another_history() {
     };
     sample(&path("a")).await;
     copy(&path("a"), &path("b"));
-    let before = everything(&path("a"));
+    copy(&path("a"), &path("still"));
+    let before = everything(&path("still"));
     let (status, said) = diff("a", "b");
     assert_eq!((status, &lines(&said)[0]["verdict"]), (0, &"same".into()), "{said}");
 
@@ -133,9 +135,9 @@ async fn a_diff_tells_an_earlier_moment_from_another_history() {
     assert_eq!(rows[0]["run_id"], "both");
     assert_eq!((&rows[0]["verdict"], &rows[0]["records"]), (&"second_ahead".into(), &2.into()));
     assert_eq!(rows[1]["verdict"], "second_ahead");
-    let (status, said) = diff("b", "a");
+    let (status, said) = diff("b", "still");
     assert_eq!((status, &lines(&said)[1]["verdict"]), (0, &"first_ahead".into()), "{said}");
-    assert!(before == everything(&path("a")), "a diff changed the directory");
+    demand_same(&before, &everything(&path("still")));
 
     // Another history from the same moment on.
     let store = Store::open(options(&path("a"))).expect("opens");

@@ -3,4 +3,5 @@
 #![allow(clippy::disallowed_methods, reason = "a test copies directories and runs the tool")]
 
 mod copies;
+mod moments;
 mod sample;

@@ -125,8 +125,11 @@ pub(crate) fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
 
+/// A file or directory: its path, bytes, and when it was changed.
+pub(crate) type Seen = (PathBuf, Vec<u8>, SystemTime);
+
 /// Every file below a directory with its bytes and times, so that two looks can be compared.
-pub(crate) fn everything(dir: &Path) -> Vec<(PathBuf, Vec<u8>, SystemTime)> {
+pub(crate) fn everything(dir: &Path) -> Vec<Seen> {
     let (mut folders, mut found) = (vec![dir.to_owned()], Vec::new());
     while let Some(folder) = folders.pop() {
         let modified = folder.metadata().and_then(|known| known.modified()).expect("time");
@@ -145,12 +148,35 @@ pub(crate) fn everything(dir: &Path) -> Vec<(PathBuf, Vec<u8>, SystemTime)> {
     found
 }
 
+/// Nothing may have changed between two looks: no name, no byte, no time.
+pub(crate) fn demand_same(before: &[Seen], after: &[Seen]) {
+    let changed = |one: &[Seen], other: &[Seen]| {
+        let changed = one.iter().filter(|seen| !other.contains(seen));
+        changed.map(|(path, _, time)| (path.clone(), *time)).collect::<Vec<_>>()
+    };
+    let (gone, come) = (changed(before, after), changed(after, before));
+    assert!(gone.is_empty() && come.is_empty(), "changed: {gone:?} {come:?}");
+}
+
+/// A copy of a directory in which nobody writes any more: the database of the index does so for a
+/// little while after its store was closed.
+pub(crate) fn still(dir: &Path) -> tempfile::TempDir {
+    let place = tempfile::tempdir().expect("folder");
+    copy(dir, place.path());
+    place
+}
+
 /// A copy of a directory.
 pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("folder");
     for entry in fs::read_dir(from).expect("folder") {
         let path = entry.expect("entry").path();
         let target = to.join(path.file_name().expect("name"));
-        if path.is_dir() { copy(&path, &target) } else { drop(fs::copy(&path, target)) }
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            // What the index's database takes away meanwhile is no matter.
+            drop(fs::copy(&path, target));
+        }
     }
 }

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{diff, export, grep, import, journal, records, recover, runs, segments, streams, verify};
+use crate::{
+    diff, export, grep, history, import, inbox, journal, manual, records, recover, runs, segments,
+    streams, verify,
+};
 
 const EXAMPLES: &str = "\
 At three in the morning:
@@ -58,4 +61,9 @@ pub(crate) enum Command {
     Export(export::ExportArgs),
     Import(import::ImportArgs),
     Diff(diff::DiffArgs),
+    History(history::HistoryArgs),
+    Inbox(inbox::InboxArgs),
+    Completions(manual::CompletionsArgs),
+    /// The manual page, to standard output
+    Man,
 }

@@ -19,7 +19,6 @@ use braidlog::{
     offline::{Directory, Item, RunFilter, RunLog, RunName, Survey},
     present::table::Table,
     record::{RunNo, Seq, name_hash},
-    segment::Packs,
 };
 use clap::Args;
 use serde::Serialize;
@@ -55,7 +54,6 @@ struct End {
 
 struct Side {
     survey: Survey,
-    packs: Packs,
     runs: BTreeMap<Key, End>,
     damaged: Vec<(RunNo, String)>,
 }
@@ -230,8 +228,7 @@ impl Side {
             }
             Ok(())
         })?;
-        let packs = survey.all_packs()?;
-        Ok(Self { survey, packs, runs, damaged })
+        Ok(Self { survey, runs, damaged })
     }
 
     fn log(&self, key: &Key, end: &End) -> Result<RunLog<'_>, Failure> {

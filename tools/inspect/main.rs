@@ -14,9 +14,12 @@ mod diff;
 mod exit;
 mod export;
 mod grep;
+mod history;
 mod import;
+mod inbox;
 mod info;
 mod journal;
+mod manual;
 mod output;
 mod range;
 mod records;
@@ -65,6 +68,10 @@ fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Export(args) => export::run(&mut context, &args),
         Command::Import(args) => import::run(&mut context, &args),
         Command::Diff(args) => diff::run(&mut context, &args),
+        Command::History(args) => history::run(&mut context, &args),
+        Command::Inbox(args) => inbox::run(&mut context, &args),
+        Command::Completions(args) => manual::completions(&mut context, &args),
+        Command::Man => manual::man(&mut context),
     }?;
     context.out.flush()?;
     Ok(exit)
