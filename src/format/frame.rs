@@ -224,9 +224,11 @@ impl Frame {
         if bytes.len() < FRAME_HEADER_BYTES {
             return None;
         }
-        // The highest byte of a length is always zero.
         let flips = (0..3).flat_map(|at| (1..=255).map(move |bits| WrongByte { at, bits }));
-        let mut found = flips.filter_map(|wrong| Self::with_byte(bytes, wrong));
+        // The highest byte of a length is always zero.
+        let highest = WrongByte { at: 3, bits: bytes[3] };
+        let highest = (highest.bits != 0).then_some(highest);
+        let mut found = flips.chain(highest).filter_map(|wrong| Self::with_byte(bytes, wrong));
         let first = found.next()?;
         found.next().is_none().then_some(first)
     }
@@ -446,8 +448,7 @@ mod tests {
                 bytes[at] ^= bits;
                 bytes.extend_from_slice(&behind);
                 let mended = Frame::mended(&bytes.into());
-                // The highest byte of a length is not looked for: it is zero in every frame.
-                let expected = (at != 3).then(|| (built.clone(), WrongByte { at, bits }));
+                let expected = Some((built.clone(), WrongByte { at, bits }));
                 assert_eq!(mended, expected, "byte {at}, bits {bits:#x}");
             }
         }

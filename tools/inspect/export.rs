@@ -194,7 +194,7 @@ fn export(
                     frame_base64: STANDARD.encode(frame.bytes()),
                 })?;
             }
-            Item::Missing { from, to, cause } => {
+            Item::Missing { from, to, cause, .. } => {
                 counts.missing += 1;
                 let (from_seq, to_seq, problem) = (from.0, to.0, cause.to_string());
                 context.out.json(Line::Missing { run_no: run_no.0, from_seq, to_seq, problem })?;

@@ -121,7 +121,7 @@ fn changes(context: &mut Context, log: &mut RunLog<'_>) -> Result<(), Failure> {
     while let Some(item) = log.next_item()? {
         let frame = match item {
             Item::Frame(frame, _) => frame,
-            Item::Missing { from, to, cause } => {
+            Item::Missing { from, to, cause, .. } => {
                 context.note(&format!("! seq {from} to {to} cannot be read: {cause}"));
                 continue;
             }

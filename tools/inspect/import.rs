@@ -20,7 +20,7 @@ use braidlog::{
         frame::{FLAG_FIRST, Frame},
         identity::StoreIdentity,
     },
-    offline::{BuildError, NewStore},
+    offline::NewStore,
     present::quantity::size,
 };
 use clap::Args;
@@ -90,16 +90,6 @@ impl<R: BufRead> Lines<R> {
 
     fn base64(&self, text: &str) -> Result<Vec<u8>, Failure> {
         STANDARD.decode(text).map_err(|error| self.refuse(error))
-    }
-}
-
-impl From<BuildError> for Failure {
-    fn from(error: BuildError) -> Self {
-        match &error {
-            BuildError::Store(inner) => inner.clone().into(),
-            BuildError::Io(inner) => Self::io("the new directory", inner),
-            _ => Self::usage(error.to_string()),
-        }
     }
 }
 
