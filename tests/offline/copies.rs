@@ -58,6 +58,8 @@ async fn an_imported_export_is_the_same_store_and_goes_on_the_same() {
     }
     b.flush().await.expect("flushed");
     b.close().await.expect("closes");
+    // Its flusher may be at work until then.
+    drop(b);
     let b = Store::open(options(&new)).expect("opens again");
     assert_eq!(contents(&b, "new").await.0.len(), 3, "created, and two records");
     b.close().await.expect("closes");
