@@ -271,6 +271,16 @@ pub fn mended_header(bytes: &[u8], salt: u64) -> Option<(BlockHeader, WrongByte)
     header(&fixed, salt).map(|header| (header, wrong))
 }
 
+/// The CRC that a block's header should have; 0 of bytes that are too few.
+pub fn header_crc_of(bytes: &[u8], salt: u64) -> u32 {
+    bytes.get(..BLOCK_HEADER_BYTES).map_or(0, |bytes| header_crc(salt, bytes))
+}
+
+/// The CRC that a payload, as it is stored, should have.
+pub fn payload_crc_of(stored: &[u8], header: &BlockHeader, salt: u64) -> u32 {
+    payload_crc(salt, header.block_no, stored)
+}
+
 /// The bytes of a payload, as it is stored, of which each by itself explains why its CRC does not hold.
 pub fn wrong_in_payload(
     stored: &[u8],

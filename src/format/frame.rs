@@ -51,6 +51,14 @@ pub const FLAG_FIRST: u8 = 4;
 pub const FLAG_CLOSES: u8 = 8;
 const FLAGS_KNOWN: u8 = FLAG_EFFECTS | FLAG_STUB | FLAG_FIRST | FLAG_CLOSES;
 
+/// The CRC that a frame should have, whose bytes these are; 0 of bytes that are too few.
+pub fn crc_of_frame(bytes: &[u8]) -> u32 {
+    match bytes.len() < FRAME_HEADER_BYTES {
+        true => 0,
+        false => crc_of(&[&bytes[..4], &bytes[12..]]),
+    }
+}
+
 /// Running CRC over all frames of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Chain(pub u32);

@@ -357,6 +357,14 @@ fn block_crc(place: &BlockPlace, fields: &[u8], stored: &[u8]) -> u32 {
     crc_of(&[identity.as_flattened(), fields, stored])
 }
 
+/// The CRC that a block should have: `bytes` are exactly its bytes on disk.
+///
+/// # Panics
+/// If they are fewer than those of a block's header.
+pub fn block_crc_of(place: &BlockPlace, bytes: &[u8]) -> u32 {
+    block_crc(place, &bytes[8..BLOCK_HEADER_BYTES], &bytes[BLOCK_HEADER_BYTES..])
+}
+
 /// The fixed part of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockHead {

@@ -72,6 +72,12 @@ pub enum LookError {
         /// Seq behind it.
         first_seq: Seq,
     },
+    /// There is no such file of a store, or it ends before the place that is asked for.
+    #[error("no such place: {name:?}; `verify` and `records --places` name places as FILE@OFFSET")]
+    NoFile {
+        /// The file.
+        name: String,
+    },
     /// What is asked for is damaged.
     #[error(transparent)]
     Damaged(#[from] Error),

@@ -18,6 +18,7 @@
 
 mod build;
 mod directory;
+mod explain;
 mod log;
 mod names;
 mod pack_check;
@@ -28,6 +29,7 @@ mod verify;
 mod walk;
 
 pub use build::{BuildError, Built, NewRun, NewStore};
+pub use explain::{Explained, Field};
 pub use directory::{Directory, Holder, LookError};
 pub use log::{Item, RunLog, Where};
 pub use names::{FoundRun, RunFilter, RunName};

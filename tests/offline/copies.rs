@@ -44,7 +44,7 @@ async fn an_imported_export_is_the_same_store_and_goes_on_the_same() {
         // A cursor of the old store is good in the new one.
         let key = RunKey::new(name);
         let query = Query { start: Start::Cursor(expected.2), ..Query::run(key) };
-        b.tail(query.into()).await.expect("the cursor fits");
+        b.tail(query).await.expect("the cursor fits");
     }
     // Both go on alike: numbers of producers are known, and a new run has a number of its own.
     for store in [&a, &b] {

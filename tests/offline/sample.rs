@@ -58,7 +58,7 @@ pub(crate) async fn fill(store: &Store) {
     };
     store.create_run(tagged).await.expect("created");
     for n in 0..5 {
-        let message = NewRecord { id: format!("m{n}").into(), ..NewRecord::new("question") };
+        let message = NewRecord { id: format!("m{n}"), ..NewRecord::new("question") };
         let send = Send { run_uid: None, stream: "in".into(), message };
         store.send(&RunKey::new("both"), send).await.expect("sent");
     }

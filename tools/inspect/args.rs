@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    diff, export, grep, history, import, inbox, journal, manual, records, recover, runs, segments,
-    streams, verify,
+    diff, explain, export, grep, history, import, inbox, journal, manual, records, recover, runs,
+    segments, streams, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -55,6 +55,7 @@ pub(crate) enum Command {
     Journal(journal::JournalArgs),
     Grep(grep::GrepArgs),
     Verify(verify::VerifyArgs),
+    Explain(explain::ExplainArgs),
     Recover(recover::RecoverArgs),
     /// What a start of the server would do with the directory, without doing it
     SimulateOpen,

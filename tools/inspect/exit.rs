@@ -121,6 +121,7 @@ impl From<LookError> for Failure {
             LookError::NoDirectory { .. } => (Exit::NotFound, "NO_DIRECTORY"),
             LookError::NoStore { .. } => (Exit::NotFound, "NO_STORE"),
             LookError::NoRun { .. } => (Exit::NotFound, "RUN_NOT_FOUND"),
+            LookError::NoFile { .. } => (Exit::NotFound, "NO_SUCH_PLACE"),
             LookError::NoStream { .. } => (Exit::NotFound, "STREAM_NOT_FOUND"),
             LookError::Trimmed { .. } => (Exit::NotFound, "TRIMMED"),
             LookError::Damaged(Error::Corrupt(_)) => (Exit::Corrupt, "CORRUPT"),

@@ -12,6 +12,7 @@ mod args;
 mod context;
 mod diff;
 mod exit;
+mod explain;
 mod export;
 mod grep;
 mod history;
@@ -63,6 +64,7 @@ fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Journal(args) => journal::run(&mut context, args),
         Command::Grep(args) => grep::run(&mut context, args),
         Command::Verify(args) => verify::run(&mut context, &args),
+        Command::Explain(args) => explain::run(&mut context, &args),
         Command::Recover(args) => recover::run(&mut context, &args),
         Command::SimulateOpen => simulate::run(&mut context),
         Command::Export(args) => export::run(&mut context, &args),
