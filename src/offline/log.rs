@@ -101,19 +101,7 @@ impl<'a> RunLog<'a> {
     ///
     /// # Errors
     /// [`LookError::Io`]. Damage is given with the items.
-<<<<<<< HEAD
     pub fn open(
-=======
-    pub fn open(survey: &'a Survey, name_hash: u64, run_no: RunNo) -> Result<Self, LookError> {
-        Self::on_shelf(survey, &survey.packs_with(name_hash)?.shelf(), name_hash, run_no)
-    }
-
-    /// The log of a run, from packs that were opened before: for whoever reads many runs.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn on_shelf(
->>>>>>> 2d8feff (Plainer conversions)
         survey: &'a Survey,
         name_hash: Option<u64>,
         run_no: RunNo,
