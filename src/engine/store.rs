@@ -62,8 +62,25 @@ struct Threads {
     flusher: Option<JoinHandle<()>>,
     indexer: Option<JoinHandle<()>>,
     attendant: Option<JoinHandle<()>>,
-    /// Told when the committer has ended.
+    /// Told when nobody writes to the directory any more.
     ended: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+/// The directory, as long as any thread may write to journal, manifest or packs: only then may
+/// another store open it, and only then is this one closed.
+struct Held {
+    lock: Option<Box<dyn Send + Sync>>,
+    told: Option<oneshot::Sender<()>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.lock.take());
+        if let Some(told) = self.told.take() {
+            // Whoever opened the store may not wait for its end.
+            let _ = told.send(());
+        }
+    }
 }
 
 impl Drop for Threads {
@@ -96,10 +113,13 @@ impl Store {
         let Parts { shared, committer, flusher, opened, lock } =
             open_parts(os::platform(data_dir), options, pool)?;
         let (told, ended) = oneshot::channel();
+        let held = Arc::new(Held { lock: Some(lock), told: Some(told) });
+        let (by_committer, supply) = (held.clone(), shared.clone());
         let committer = os::spawn("braidlog-commit", move || {
             committer.run();
-            drop(lock);
-            let _ = told.send(());
+            // Nobody takes a slot any more.
+            supply.supply.close();
+            drop(by_committer);
         })?;
         let mut threads = Threads {
             shared: shared.clone(),
@@ -110,10 +130,15 @@ impl Store {
             attendant: None,
             ended: Mutex::new(Some(ended)),
         };
-        let supply = shared.clone();
-        let zeroer = os::spawn("braidlog-zero", move || supply.supply.run(&*supply.platform.vfs))?;
-        threads.zeroer = Some(zeroer);
-        threads.flusher = Some(os::spawn("braidlog-flush", move || flusher.run())?);
+        let (by_zeroer, supply) = (held.clone(), shared.clone());
+        threads.zeroer = Some(os::spawn("braidlog-zero", move || {
+            supply.supply.run(&*supply.platform.vfs);
+            drop(by_zeroer);
+        })?);
+        threads.flusher = Some(os::spawn("braidlog-flush", move || {
+            flusher.run();
+            drop(held);
+        })?);
         shared.catalog.keep();
         let indexer = Indexer::new(shared.clone());
         threads.indexer = Some(os::spawn("braidlog-index", move || indexer.run())?);
@@ -373,7 +398,7 @@ impl Store {
         self.shared.close();
         let ended = self.threads.ended.lock().take();
         if let Some(ended) = ended {
-            // An error means that the committer panicked; the join of its thread says so.
+            // An error means that threads panicked; the joins of them say so.
             let _ = ended.await;
         }
         match self.shared.check_open() {

@@ -286,7 +286,8 @@ impl Survey {
         let name = super::RunName::of(&state);
         for record in wire::skim_all(frame.records_slice()).map_while(Result::ok) {
             let stream = state.streams.get(record.stream.0 as usize);
-            let stream = stream.map_or_else(|| format!("#{}", record.stream.0), |s| s.name.to_string());
+            let stream =
+                stream.map_or_else(|| format!("#{}", record.stream.0), |s| s.name.to_string());
             explained.notes.push(format!(
                 "record of run {name}: seq {}, {stream}[{}]",
                 record.seq, record.index
@@ -582,7 +583,15 @@ fn explain_store(page: &[u8]) -> Explained {
     let notes = vec!["two copies, either of which suffices".to_owned()];
     let damage = StoreIdentity::decode(page).err();
     let bytes = page.len() as u64;
-    Explained { what: "identity of the store", position: 0, bytes, fields, damage, wrong: None, notes }
+    Explained {
+        what: "identity of the store",
+        position: 0,
+        bytes,
+        fields,
+        damage,
+        wrong: None,
+        notes,
+    }
 }
 
 fn explain_current(bytes: &[u8]) -> Explained {
@@ -621,7 +630,15 @@ fn explain_pack_header(page: &[u8]) -> Explained {
     let damage = pack::decode_header(page).err();
     let bytes = page.len() as u64;
     let what = "header of a pack";
-    Explained { what, position: 0, bytes, fields: cut.fields, damage, wrong: None, notes: Vec::new() }
+    Explained {
+        what,
+        position: 0,
+        bytes,
+        fields: cut.fields,
+        damage,
+        wrong: None,
+        notes: Vec::new(),
+    }
 }
 
 fn explain_footer(page: &[u8], position: u64, file_bytes: u64) -> Explained {

@@ -425,9 +425,6 @@ impl<'a> RunLog<'a> {
         }
         let DamagedSeen { from, to, chain, ref streams, ref cause, .. } = *damaged;
         let (streams, cause) = (streams.clone(), Error::Corrupt(cause.clone()));
-        if self.next_seq < from {
-            self.miss(self.next_seq, from, Vec::new(), cause.clone());
-        }
         self.miss(from, to, streams, cause);
         self.chain = Some(chain);
     }
@@ -485,7 +482,12 @@ impl<'a> RunLog<'a> {
         self.ready.push_back(Item::Frame(frame, at));
     }
 
+    /// Gives what is missing, with all that is missing before it.
     fn miss(&mut self, from: Seq, to: Seq, streams: Vec<StreamSpan>, cause: Error) {
+        if self.next_seq < from {
+            let (from, to, cause) = (self.next_seq, from, cause.clone());
+            self.ready.push_back(Item::Missing { from, to, streams: Vec::new(), cause });
+        }
         self.ready.push_back(Item::Missing { from, to, streams, cause });
         (self.chain, self.next_seq) = (None, to);
     }

@@ -29,8 +29,8 @@ mod verify;
 mod walk;
 
 pub use build::{BuildError, Built, NewRun, NewStore};
-pub use explain::{Explained, Field};
 pub use directory::{Directory, Holder, LookError};
+pub use explain::{Explained, Field};
 pub use log::{Item, RunLog, Where};
 pub use names::{FoundRun, RunFilter, RunName};
 pub use salvage::{LeftOut, Salvaged, salvage};

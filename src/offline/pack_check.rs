@@ -101,8 +101,7 @@ pub(super) fn blocks(pack: &Pack) -> Result<(Vec<Vec<Block>>, Checked), Error> {
                     // Its own CRC says later what it is.
                     (Some(block), _) if next.is_some_and(|next| block.end() == next) => block,
                     (_, None) if !is_bounded => break,
-                    // The last one, whose length nothing behind it confirms.
-                    (Some(block), None) if count + 1 == footer.blocks => block,
+                    // Of the last one nothing behind it confirms the length.
                     _ => {
                         let until = next.unwrap_or(end);
                         let damage = damage_at(pack, position, end)?;
