@@ -57,6 +57,8 @@ pub(crate) struct Disk {
     /// Every state of a sector since the last flush, oldest first.
     cache: BTreeMap<usize, Vec<Box<Sector>>>,
     is_off: bool,
+    /// The cut to come, and how many writes and flushes are left until then.
+    coming: Option<(u64, Kept, Random)>,
     /// Flushes, and sectors that a cut took.
     pub(crate) flushes: u64,
     pub(crate) sectors_lost: u64,
@@ -65,7 +67,7 @@ pub(crate) struct Disk {
 impl Disk {
     pub(crate) fn new(bytes: usize) -> Self {
         let (durable, cache) = (vec![0; bytes], BTreeMap::new());
-        Self { durable, cache, is_off: false, flushes: 0, sectors_lost: 0 }
+        Self { durable, cache, is_off: false, coming: None, flushes: 0, sectors_lost: 0 }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -85,6 +87,19 @@ impl Disk {
         if self.is_off { Err(io::Error::other("the power is off")) } else { Ok(()) }
     }
 
+    /// Counts a write or flush; the power may go in the middle of it.
+    fn count(&mut self) -> io::Result<()> {
+        match &mut self.coming {
+            Some((left @ 1.., ..)) => *left -= 1,
+            Some(_) => {
+                let (_, kept, mut random) = self.coming.take().expect("it is coming");
+                self.cut(kept, &mut random);
+            }
+            None => {}
+        }
+        self.check()
+    }
+
     pub(crate) fn read(&self, from: u64, len: usize) -> io::Result<Vec<u8>> {
         self.check()?;
         let from = (from as usize).min(self.durable.len());
@@ -101,7 +116,7 @@ impl Disk {
     }
 
     pub(crate) fn write(&mut self, from: u64, bytes: &[u8]) -> io::Result<()> {
-        self.check()?;
+        self.count()?;
         let (mut at, mut rest) = (from as usize, bytes);
         if self.durable.len() < at + rest.len() {
             return Err(io::ErrorKind::StorageFull.into());
@@ -119,7 +134,7 @@ impl Disk {
     }
 
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.check()?;
+        self.count()?;
         self.flushes += 1;
         for (number, mut states) in std::mem::take(&mut self.cache) {
             let newest = states.pop().expect("a sector in the cache was written");
@@ -128,8 +143,16 @@ impl Disk {
         Ok(())
     }
 
-    /// Cuts the power.
-    pub(crate) fn cut(&mut self, kept: Kept, random: &mut Random) {
+    /// Cuts the power after so many writes and flushes, at the beginning of the next.
+    pub(crate) fn cut_after(&mut self, operations: u64, kept: Kept, random: Random) {
+        self.coming = Some((operations, kept, random));
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        self.is_off
+    }
+
+    fn cut(&mut self, kept: Kept, random: &mut Random) {
         self.is_off = true;
         for (number, states) in std::mem::take(&mut self.cache) {
             let survives = match kept {

@@ -245,7 +245,20 @@ impl History {
             }
         }
         let kept = Kept::random(random);
-        self.disk.lock().expect("not poisoned").cut(kept, random);
+        let operations = random.below(60);
+        let lot = Random(random.next());
+        self.disk.lock().expect("not poisoned").cut_after(operations, kept, lot);
+        let started = Instant::now();
+        while !self.disk.lock().expect("not poisoned").is_off() {
+            if PATIENCE < started.elapsed() {
+                return Err("the store does not write any more".into());
+            }
+            // The store's answers must not fill the pipe.
+            for line in process.lines.try_iter() {
+                self.ledger.take(&line);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
         process.kill();
         // What it had said by then was true.
         while let Ok(line) = process.lines.recv_timeout(Duration::from_secs(5)) {
