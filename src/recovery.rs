@@ -600,9 +600,7 @@ impl Plan {
         if header.store_uuid != store_uuid {
             return Ok(());
         }
-        if !sabotage::is(Bug::SameFileSeq) {
-            self.file_seq_next = self.file_seq_next.max(header.file_seq + 1);
-        }
+        self.file_seq_next = self.file_seq_next.max(header.file_seq + 1);
         if newest_listed.is_some_and(|newest| header.file_seq <= newest)
             || sabotage::is(Bug::IgnoreUnlistedSlot)
         {

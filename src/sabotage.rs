@@ -35,8 +35,6 @@ pub enum Bug {
     NoMask,
     /// Every use of a slot has the same salt.
     SameSalt,
-    /// The number of a use of a slot is given again.
-    SameFileSeq,
     /// The checksum of a block's header is not looked at.
     IgnoreHeaderCrc,
     /// The checksum of a block's payload is not looked at.
@@ -113,7 +111,7 @@ mod planted {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Self; 45] = [
+        pub const ALL: [Self; 44] = [
             Self::NoJournalSync,
             Self::NoSlotHeaderSync,
             Self::NoSlotUseSync,
@@ -126,7 +124,6 @@ mod planted {
             Self::NoSlotZeroing,
             Self::NoMask,
             Self::SameSalt,
-            Self::SameFileSeq,
             Self::IgnoreHeaderCrc,
             Self::IgnorePayloadCrc,
             Self::IgnorePrevCrc,
