@@ -26,7 +26,7 @@ use std::{
 };
 
 use braidlog::{
-    Append, Close, Error, IfAbsent, NewRecord, Outcome, Query, RunKey, Start, TailItem,
+    Append, Close, Create, Error, IfAbsent, NewRecord, Outcome, Query, RunKey, Start, TailItem,
     client::{Client, ClientOptions, RetryPolicy},
 };
 
@@ -179,8 +179,11 @@ fn every_log_explains_all_that_anybody_was_told_although_the_server_is_killed_ag
     let patient = runtime.block_on(async { client(&url, None) });
     runtime.block_on(async {
         for run in 0..RUNS {
-            let create = braidlog::Create { run_id: run_name(run).run_id, ..Default::default() };
-            patient.create_run(create).await.expect("created");
+            let RunKey { namespace, run_id } = run_name(run);
+            patient
+                .create_run(Create { namespace, run_id, ..Create::default() })
+                .await
+                .expect("created");
         }
     });
     let writers: Vec<_> = (0..RUNS * WRITERS)
