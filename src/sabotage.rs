@@ -105,7 +105,7 @@ pub enum Bug {
 mod planted {
     use std::sync::OnceLock;
 
-    use super::Bug;
+    use crate::sabotage::Bug;
 
     static PLANTED: OnceLock<Bug> = OnceLock::new();
 
