@@ -10,6 +10,7 @@
 
 /// What can be done wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "sabotage"), allow(unreachable_pub, reason = "only tests see it"))]
 pub enum Bug {
     /// The journal's blocks are not synced.
     NoJournalSync,
