@@ -88,6 +88,10 @@ pub mod present;
 pub mod proto;
 pub mod record;
 pub mod recovery;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
+#[cfg(not(feature = "sabotage"))]
+mod sabotage;
 pub mod segment;
 
 #[doc(inline)]

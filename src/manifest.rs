@@ -24,6 +24,7 @@ use crate::{
         scan::{Ended, Next, SlotFile, read_from_disk},
     },
     platform::{Open, Platform, RelPath, is_full},
+    sabotage::{self, Bug},
 };
 
 /// The files that are alive.
@@ -283,6 +284,10 @@ impl Manifest {
         }
         self.live = live;
         self.writer.write(0, [&manifest::encode(edits)[..]], self.platform.clock.wall_ms())?;
+        if matches!(edits, [Edit::SlotUse(_)]) && sabotage::is(Bug::NoSlotUseSync) {
+            self.writer.assume_durable();
+            return Ok(true);
+        }
         self.writer.sync()?;
         Ok(true)
     }
@@ -360,7 +365,9 @@ fn write_snapshot(
     let mut writer = BlockWriter::new(file, header, 0);
     writer.write(0, [&payload[..]], now_ms)?;
     writer.sync()?;
-    platform.vfs.sync_dir(&path.parent())?;
+    if !sabotage::is(Bug::NoManifestDirectorySync) {
+        platform.vfs.sync_dir(&path.parent())?;
+    }
     Ok(writer)
 }
 
@@ -392,6 +399,9 @@ fn write_new(platform: &Platform, path: &RelPath, content: &[u8]) -> io::Result<
 
 fn put_in_place(platform: &Platform, new: &RelPath, path: &RelPath) -> io::Result<()> {
     platform.vfs.rename(new, path)?;
+    if sabotage::is(Bug::NoCurrentDirectorySync) {
+        return Ok(());
+    }
     platform.vfs.sync_dir(&path.parent())
 }
 

@@ -38,6 +38,7 @@ use crate::{
     manifest::{self, LiveSet, Manifest, ManifestPlan},
     platform::{Platform, RelPath},
     record::{RunNo, Seq},
+    sabotage::{self, Bug},
     segment::{Blocks, Pack, Packs, Segment},
 };
 
@@ -650,7 +651,9 @@ pub fn unlisted_damage(
     header: &SlotHeader,
     newest_listed: Option<u64>,
 ) -> io::Result<Option<Damage>> {
-    if newest_listed.is_some_and(|newest| header.file_seq <= newest) {
+    if newest_listed.is_some_and(|newest| header.file_seq <= newest)
+        || sabotage::is(Bug::IgnoreUnlistedSlot)
+    {
         return Ok(None);
     }
     let original = |_, found: &BlockHeader| found.flags & FLAG_RECOVERED == 0;
@@ -829,13 +832,14 @@ fn begin_slot(
         size: ready.size,
         store_uuid: identity.store_uuid,
         incarnation,
-        salt: platform.random_u64(),
+        salt: if sabotage::is(Bug::SameSalt) { 1 } else { platform.random_u64() },
         created_ms: platform.clock.wall_ms(),
     };
     let file = ready.begin(&header)?;
     let mut writer = BlockWriter::new(file, header, plan.durable_block_no);
     let mut copies = Vec::new();
-    for BlockAt { position, block } in &plan.doubtful {
+    let doubtful = plan.doubtful.iter().filter(|_| !sabotage::is(Bug::NoCopyOfDoubtful));
+    for BlockAt { position, block } in doubtful {
         let frames: Vec<_> = Frame::split(block.payload.clone()).filter_map(Result::ok).collect();
         let pieces = frames.iter().map(|frame| &frame.bytes()[..]);
         // What follows a copy is written, so a copy never says that nothing will be.

@@ -32,6 +32,8 @@ use braidlog::{
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
 
+#[path = "support/planted.rs"]
+mod planted;
 #[path = "core/retention.rs"]
 mod retention;
 #[path = "core/snapshots.rs"]
@@ -53,6 +55,7 @@ fn named(run_id: &str, task: &str) -> Create {
 }
 
 fn create_with(run_no: u64, run_uid: RunUid) -> (RunState, Frame) {
+    planted::plant();
     let create = named("run", "task");
     let new = NewRun { run_no: RunNo(run_no), run_uid };
     let (state, frame, _) = RunState::create(&create, new, NOW).expect("created");

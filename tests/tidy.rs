@@ -6,18 +6,19 @@
 use std::{fs, path::Path};
 
 /// The modules, lowest first, and the modules that each may name.
-const MODULES: [(&str, &str); 19] = [
+const MODULES: [(&str, &str); 20] = [
+    ("sabotage", ""),
     ("record", ""),
     ("proto", ""),
     ("platform", ""),
-    ("format", "record proto"),
-    ("core", "record proto format"),
+    ("format", "sabotage record proto"),
+    ("core", "sabotage record proto format"),
     ("error", "record format core"),
     ("index", "record platform"),
-    ("journal", "record platform format error"),
-    ("manifest", "record platform format error journal"),
-    ("segment", "record platform format error"),
-    ("recovery", "record platform format error core journal manifest segment"),
+    ("journal", "sabotage record platform format error"),
+    ("manifest", "sabotage record platform format error journal"),
+    ("segment", "sabotage record platform format error"),
+    ("recovery", "sabotage record platform format error core journal manifest segment"),
     ("offline", BELOW_ENGINE),
     ("engine", BELOW_ENGINE),
     ("grpc", "record proto format error core engine"),
@@ -28,7 +29,7 @@ const MODULES: [(&str, &str); 19] = [
     ("main", "cli"),
 ];
 const BELOW_ENGINE: &str =
-    "record proto platform format error core index journal manifest segment recovery";
+    "sabotage record proto platform format error core index journal manifest segment recovery";
 /// The one file that may name a path whose module is not open to its own.
 const FILE_NAMES: (&str, &str) = ("src/format/file_name.rs", "platform::RelPath");
 

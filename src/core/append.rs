@@ -19,6 +19,7 @@ use crate::{
         PRODUCERS_PER_RUN_MAX, RECORD_BYTES_MAX, RunUid, STREAM_NAME_BYTES_MAX,
         STREAMS_PER_RUN_MAX, Seq, StreamNo, check_name, check_text,
     },
+    sabotage::{self, Bug},
 };
 
 /// A record to append.
@@ -158,6 +159,9 @@ impl RunState {
     ) -> Result<Decision<Appended>, Refusal> {
         append.check()?;
         check_run(self, append.run_uid)?;
+        if sabotage::is(Bug::ClosedBeforeDuplicate) {
+            check_open(self, Some(&append.stream))?;
+        }
         let payload_crc = append.producer.as_ref().map(|_| append.payload_crc()).unwrap_or(0);
         if let Some(producer) = &append.producer
             && let Some(answer) = self.repeated(producer, payload_crc)?
@@ -199,7 +203,10 @@ impl RunState {
         }
         match known.remembered(producer.seq) {
             Memory::Unseen => Ok(None),
-            Memory::Known(append) if append.payload_crc != payload_crc => {
+            Memory::Known(append)
+                if append.payload_crc != payload_crc
+                    && !sabotage::is(Bug::IgnoreContentOfRepetition) =>
+            {
                 Err(Refusal::DedupMismatch)
             }
             Memory::Known(append) => Ok(Some(Appended { deduplicated: true, ..append.appended })),
@@ -279,7 +286,7 @@ impl RunState {
         context: &Context,
     ) -> Result<Decision<Appended>, Refusal> {
         let mut draft = Draft::new(self, context, append.frame_bytes_expected());
-        draft.effects.producer = advance;
+        draft.effects.producer = advance.filter(|_| !sabotage::is(Bug::ProducerOutsideFrame));
         let stream = draft.open(&append.stream, StreamKind::Output);
         for record in &append.records {
             draft.record(stream, Kind::Chunk, record);

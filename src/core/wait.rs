@@ -12,6 +12,7 @@ use crate::{
         storage::v1::outbox_entry, wait_created,
     },
     record::Index,
+    sabotage::{self, Bug},
 };
 
 /// A wait, and what became of it.
@@ -78,6 +79,7 @@ impl Draft<'_> {
         self.lifecycle(event::Event::WaitCreated(created));
         self.pending.push(id.clone());
         match target {
+            Some(_) if sabotage::is(Bug::WaitWithoutCheck) => {}
             Some(wait_created::Target::Input(input)) => {
                 let consumer = consumer_of(&input.consumer);
                 let Some(index) = self.next_owed(&input.stream, consumer, Index(input.after))

@@ -31,6 +31,7 @@ use crate::{
     manifest::LivePack,
     record::RunNo,
     recovery::read_state,
+    sabotage::{self, Bug},
     segment::{NewSegment, Pack, Segment, Shelf},
 };
 
@@ -230,6 +231,11 @@ impl Flusher {
         let numbers: Vec<u64> = olds.iter().map(|old| old.number()).collect();
         let mut edits: Vec<Edit> = numbers.iter().copied().map(Edit::PackDropped).collect();
         edits.extend(added.as_ref().map(|pack| Edit::PackAdded(*pack.listed())));
+        if sabotage::is(Bug::UnlinkBeforeEdit) {
+            for &number in &numbers {
+                let _ = self.shared.platform.vfs.unlink(&file_name::pack(number));
+            }
+        }
         self.commit(&edits)?;
         self.unlisted.retain(|number| added.as_ref().is_none_or(|pack| pack.number() != *number));
         self.shared.packs.replace(added, &numbers);

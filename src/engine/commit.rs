@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::oneshot;
+
 use super::{
     queue::{Pending, Taken, Woken, Work},
     shared::Shared,
@@ -26,6 +28,7 @@ use crate::{
     },
     journal::{BlockPlace, BlockWriter, FrameAt, MaskedBlock, ReadySlot},
     record::{BLOCK_PAYLOAD_MAX, VSHARDS},
+    sabotage::{self, Bug},
 };
 
 /// How long the log is idle before a mark proves that its last block was durable.
@@ -126,8 +129,9 @@ impl Committer {
             taken.items.into_iter().for_each(|item| item.answer(Ok(())));
             return Progress::Worked;
         }
-        match self.write(&taken) {
+        match self.write(&mut taken) {
             Ok(place) => self.publish(place, taken.items),
+            Err(_) if sabotage::is(Bug::GoOnAfterFailure) => Progress::Worked,
             Err(error) => self.stop("commit to the journal", &error, taken.items),
         }
     }
@@ -153,13 +157,21 @@ impl Committer {
         Progress::Stopped
     }
 
-    fn write(&mut self, taken: &Taken) -> io::Result<BlockPlace> {
+    fn write(&mut self, taken: &mut Taken) -> io::Result<BlockPlace> {
         let frames = taken.items.iter().filter_map(|item| match &item.work {
             Work::Frame { frame, .. } => Some(&frame.bytes()[..]),
             Work::Barrier => None,
         });
         let place = self.writer.write(0, frames, self.shared.now_ms())?;
-        self.writer.sync()?;
+        if sabotage::is(Bug::AckBeforeSync) {
+            for item in &mut taken.items {
+                let nobody = oneshot::channel().0;
+                let _ = std::mem::replace(&mut item.done, nobody).send(Ok(()));
+            }
+        }
+        if !sabotage::is(Bug::PublishBeforeSync) {
+            self.writer.sync()?;
+        }
         Ok(place)
     }
 
@@ -207,6 +219,11 @@ impl Committer {
         self.mark_due = true;
         self.note_remaining();
         drop(permits);
+        if sabotage::is(Bug::PublishBeforeSync)
+            && let Err(error) = self.writer.sync()
+        {
+            return self.stop("commit to the journal", &error, Vec::new());
+        }
         for done in answers {
             let _ = done.send(Ok(()));
         }
@@ -257,7 +274,10 @@ impl Committer {
             size: ready.size,
             store_uuid: self.store_uuid,
             incarnation: self.incarnation,
-            salt: self.shared.platform.random_u64(),
+            salt: match sabotage::is(Bug::SameSalt) {
+                true => 1,
+                false => self.shared.platform.random_u64(),
+            },
             created_ms: self.shared.now_ms(),
         }
     }

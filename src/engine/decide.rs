@@ -16,6 +16,7 @@ use crate::{
     core::{Context, Decision, Facts, Refusal},
     error::Error,
     format::frame::Frame,
+    sabotage::{self, Bug},
 };
 
 /// Why the store stops if a command panics.
@@ -57,7 +58,10 @@ impl Shared {
             }
             Ok(Decision::Duplicate(duplicate)) => {
                 let answer = answer(run, duplicate);
-                self.settled(run, Ok(answer))
+                match sabotage::is(Bug::DuplicateBeforeDurable) {
+                    true => Ticket::done(answer),
+                    false => self.settled(run, Ok(answer)),
+                }
             }
             Err(refusal) => self.settled(run, Err(refusal)),
         }
@@ -106,7 +110,9 @@ impl Shared {
 
     /// An answer that rests on the run's state as it is: given when that state is durable.
     pub(super) fn settled<T>(&self, run: &Run, answer: Result<T, Refusal>) -> Ticket<T> {
-        let durable = (0 < run.in_flight).then(|| self.barrier());
+        let waits =
+            0 < run.in_flight && !(answer.is_err() && sabotage::is(Bug::RefusalBeforeDurable));
+        let durable = waits.then(|| self.barrier());
         Ticket { durable, answer: Some(answer) }
     }
 }

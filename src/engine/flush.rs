@@ -43,6 +43,7 @@ use crate::{
     },
     platform::is_full,
     record::{Index, RunNo, Seq},
+    sabotage::{self, Bug},
     segment::{NewSegment, Pack, PackWriter, Segment},
 };
 
@@ -564,6 +565,9 @@ impl Flusher {
     pub(super) fn finish_pack(&self, writer: PackWriter) -> Result<(Pack, u64), Error> {
         let vfs = &*self.shared.platform.vfs;
         let finished = writer.finish(vfs)?;
+        if sabotage::is(Bug::NoPackDirectorySync) {
+            return Ok(finished);
+        }
         vfs.sync_dir(&file_name::packs())
             .map_err(|error| self.stop(format!("could not sync the packs' directory: {error}")))?;
         Ok(finished)
@@ -648,7 +652,8 @@ impl Flusher {
     fn free_slots(&self) -> Result<(), Error> {
         let durable = self.shared.durable_block_no();
         let oldest = self.shared.shards().filter_map(|shard| shard.lock().oldest_unflushed()).min();
-        let low = oldest.map_or(durable, |oldest| oldest.min(durable));
+        let kept = oldest.filter(|_| !sabotage::is(Bug::FreeSlotBeforeCopy));
+        let low = kept.map_or(durable, |oldest| oldest.min(durable));
         let frees = |slots: &[crate::format::manifest::ListedSlot]| {
             slots.get(1).is_some_and(|next| next.first_block_no <= low)
         };

@@ -11,6 +11,7 @@ use super::{
     },
     shard::Run,
     store::{EVENT_FRAME_BYTES_MAX, Store},
+    ticket::Ticket,
 };
 use crate::{
     core::{
@@ -20,6 +21,7 @@ use crate::{
     error::Error,
     format::cursor::Cursor,
     proto::StreamKind,
+    sabotage::{self, Bug},
 };
 
 impl Store {
@@ -148,8 +150,24 @@ impl Store {
     /// # Errors
     /// Those of [`RunState::commit`], and [`Refusal::RunNotFound`]. After
     /// [`Error::OutcomeUnknown`], repeat with the same producer numbers or request id.
-    pub async fn commit(&self, run: &RunKey, commit: Commit) -> Result<CommittedTurn, Error> {
+    pub async fn commit(&self, run: &RunKey, mut commit: Commit) -> Result<CommittedTurn, Error> {
         commit.check()?;
+        if !commit.acks.is_empty() && sabotage::is(Bug::TurnInTwoFrames) {
+            let Commit { run_uid, lease_epoch, expected_seq, .. } = commit;
+            let appends = std::mem::take(&mut commit.appends);
+            commit.expected_seq = None;
+            let first = Commit { run_uid, lease_epoch, expected_seq, appends, ..Commit::default() };
+            self.submit_turn(run, first).await?.await?;
+        }
+        self.submit_turn(run, commit).await?.await
+    }
+
+    /// Decides a turn.
+    async fn submit_turn(
+        &self,
+        run: &RunKey,
+        commit: Commit,
+    ) -> Result<Ticket<CommittedTurn>, Error> {
         let size = commit.frame_bytes_max();
         let purpose = purpose_of(&commit);
         let permit = self.permit(size).await?;
@@ -167,7 +185,7 @@ impl Store {
                 metadata_seq: run.state.metadata_seq,
             }))
         });
-        committed.await?.await
+        committed.await
     }
 
     /// Asks a run to stop: it is closed at once if nobody works on it; else its worker is told, and

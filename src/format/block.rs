@@ -26,7 +26,10 @@ use super::{
     put_u64,
     syndrome::{WrongByte, wrong_byte, wrong_bytes},
 };
-use crate::record::BLOCK_PAYLOAD_MAX;
+use crate::{
+    record::BLOCK_PAYLOAD_MAX,
+    sabotage::{self, Bug},
+};
 
 /// Bytes before the payload.
 pub const BLOCK_HEADER_BYTES: usize = 64;
@@ -163,6 +166,9 @@ pub fn encode<'a>(
 /// Masks the payload until no sector with content is zero; returns the mask.
 fn hide_zero_sectors(block: &mut [u8], payload_len: usize, block_no: u64) -> u16 {
     let mut mask = 0u16;
+    if sabotage::is(Bug::NoMask) {
+        return mask;
+    }
     while has_zero_sector(block, payload_len) {
         toggle_mask(payload_of_mut(block, payload_len), mask, block_no);
         mask = mask.checked_add(1).expect("of 65,535 random streams one hides every zero sector");
@@ -254,8 +260,9 @@ fn read_fields(bytes: &[u8]) -> BlockHeader {
 /// Reads the header that `bytes` start with, if its magic number and CRC hold under `salt`.
 pub fn header(bytes: &[u8], salt: u64) -> Option<BlockHeader> {
     let bytes = bytes.get(..BLOCK_HEADER_BYTES)?;
-    (bytes[..4] == MAGIC && get_u32(bytes, 4) == header_crc(salt, bytes))
-        .then(|| read_fields(bytes))
+    let is_sound =
+        get_u32(bytes, 4) == header_crc(salt, bytes) || sabotage::is(Bug::IgnoreHeaderCrc);
+    (bytes[..4] == MAGIC && is_sound).then(|| read_fields(bytes))
 }
 
 /// The header that `bytes` would start with if one byte of it were another one, and which.
@@ -341,6 +348,8 @@ pub fn inspect(bytes: &[u8], expected: &Expected) -> Found {
     }
     let block = &bytes[..header.disk_bytes()];
     match content_damage(block, &header, expected.salt) {
+        Some(damage) if sabotage::is(Bug::TornIsDamaged) => Found::Corrupt(damage),
+        Some(_) if sabotage::is(Bug::DamagedIsTorn) => Found::Torn,
         Some(_) if has_zero_sector(block, payload_len) || is_cut_short(block) => Found::Torn,
         Some(damage) => Found::Corrupt(damage),
         None => Found::Block(Block { header, payload: unmasked(block, &header) }),
@@ -360,6 +369,8 @@ fn misplaced(header: &BlockHeader, expected: &Expected) -> Option<Damage> {
         ("prev_crc", u64::from(header.prev_crc), u64::from(expected.prev_crc)),
     ]
     .into_iter()
+    .filter(|(what, ..)| *what != "prev_crc" || !sabotage::is(Bug::IgnorePrevCrc))
+    .filter(|(what, ..)| *what != "file_seq" || !sabotage::is(Bug::IgnoreFileSeq))
     .find(|(_, found, expected)| found != expected)
     .map(|(what, found, expected)| Damage::Misplaced { what, found, expected })
 }
@@ -368,13 +379,14 @@ fn content_damage(block: &[u8], header: &BlockHeader, salt: u64) -> Option<Damag
     let payload_len = header.payload_len as usize;
     let payload_end = BLOCK_HEADER_BYTES + payload_len;
     let trailer = block.len() - BLOCK_TRAILER_BYTES;
-    if payload_crc(salt, header.block_no, payload_of(block, payload_len)) != header.payload_crc {
+    let crc = payload_crc(salt, header.block_no, payload_of(block, payload_len));
+    if crc != header.payload_crc && !sabotage::is(Bug::IgnorePayloadCrc) {
         return Some(Damage::ContentCrc);
     }
-    if get_u64(block, trailer) != header.block_no
-        || get_u32(block, trailer + 8) != header.header_crc
-        || block[trailer + 12..] != TRAILER_MAGIC
-    {
+    let is_ended = get_u64(block, trailer) == header.block_no
+        && get_u32(block, trailer + 8) == header.header_crc
+        && block[trailer + 12..] == TRAILER_MAGIC;
+    if !is_ended && !sabotage::is(Bug::IgnoreTrailer) {
         return Some(Damage::Trailer);
     }
     if !is_zero(&block[payload_end..trailer]) {

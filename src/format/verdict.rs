@@ -37,6 +37,7 @@ use super::{
     Damage, Evidence, PAGE_BYTES,
     block::{self, Block, BlockHeader, Expected, Found},
 };
+use crate::sabotage::{self, Bug};
 
 /// A place where a block is expected, with what is known around it.
 #[derive(Debug, Clone, Copy)]
@@ -91,11 +92,11 @@ pub fn judge_block(place: &Place<'_>, proven: impl FnOnce() -> bool) -> Verdict 
         Found::Torn => true,
         Found::Absent => false,
     };
-    let evidence = if place.next_slot_first.is_some() {
+    let evidence = if place.next_slot_first.is_some() && !sabotage::is(Bug::IgnoreNextSlot) {
         Some(Evidence::NextSlot)
     } else if proven() {
         Some(Evidence::LaterBlock)
-    } else if torn && place.previous_clean {
+    } else if torn && place.previous_clean && !sabotage::is(Bug::IgnoreCleanMark) {
         Some(Evidence::CleanShutdown)
     } else {
         None
@@ -105,7 +106,8 @@ pub fn judge_block(place: &Place<'_>, proven: impl FnOnce() -> bool) -> Verdict 
 
 /// Row 12: whether a header found behind a place says that the block expected there was durable.
 pub fn proves_durable(later: &BlockHeader, expected: &Expected) -> bool {
-    later.file_seq == expected.file_seq
+    !sabotage::is(Bug::IgnoreLaterBlock)
+        && later.file_seq == expected.file_seq
         && expected.block_no <= later.block_no
         && expected.block_no < later.durable_block_no
 }

@@ -11,6 +11,7 @@ use crate::{
         slot::{self, SlotHeader},
     },
     platform::{File, Open, Vfs},
+    sabotage::{self, Bug},
 };
 
 /// A slot file whose every byte is zero, durably; its name is durable too.
@@ -39,7 +40,9 @@ pub fn prepare(vfs: &dyn Vfs, slot: u32, size: u64) -> io::Result<ReadySlot> {
     let file = vfs.open(&path, Open::CreateNew)?;
     file.write_zeros_at(0, size)?;
     file.sync_all().map_err(io::Error::other)?;
-    vfs.sync_dir(&path.parent()).map_err(io::Error::other)?;
+    if !sabotage::is(Bug::NoSlotDirectorySync) {
+        vfs.sync_dir(&path.parent()).map_err(io::Error::other)?;
+    }
     Ok(ReadySlot { slot, size, file })
 }
 
@@ -53,7 +56,9 @@ pub fn prepare(vfs: &dyn Vfs, slot: u32, size: u64) -> io::Result<ReadySlot> {
 pub fn prepare_again(vfs: &dyn Vfs, slot: u32) -> io::Result<ReadySlot> {
     let file = vfs.open(&file_name::slot(slot), Open::Write)?;
     let size = file.len()?;
-    file.write_zeros_at(0, size)?;
+    if !sabotage::is(Bug::NoSlotZeroing) {
+        file.write_zeros_at(0, size)?;
+    }
     file.sync_all().map_err(io::Error::other)?;
     Ok(ReadySlot { slot, size, file })
 }
@@ -67,7 +72,9 @@ impl ReadySlot {
     pub fn begin(self, header: &SlotHeader) -> io::Result<Arc<dyn File>> {
         assert_eq!(header.size, self.size, "the header says how large the slot is");
         self.file.write_all_at(&slot::encode(header), 0)?;
-        self.file.sync_data()?;
+        if !sabotage::is(Bug::NoSlotHeaderSync) {
+            self.file.sync_data()?;
+        }
         Ok(self.file)
     }
 }

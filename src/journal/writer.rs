@@ -5,9 +5,10 @@ use std::{io, sync::Arc};
 use crate::{
     format::{
         block::{self, BlockDraft, BlockHeader},
-        slot::{FIRST_BLOCK_AT, SlotHeader},
+        slot::{FIRST_BLOCK_AT, SlotHeader, SlotKind},
     },
     platform::File,
+    sabotage::{self, Bug},
 };
 
 /// Where a block was written.
@@ -140,8 +141,26 @@ impl BlockWriter {
     /// Whatever the operating system says; the writer must not be used again, above all not to
     /// sync once more: a second sync may succeed although the bytes are lost.
     pub fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_data()?;
-        self.durable_block_no = self.next_block_no;
+        let skips = match self.header.kind {
+            SlotKind::Journal => sabotage::is(Bug::NoJournalSync),
+            SlotKind::Manifest => sabotage::is(Bug::NoManifestSync),
+        };
+        if !skips {
+            self.sync_file()?;
+        }
+        self.assume_durable();
         Ok(())
+    }
+
+    fn sync_file(&self) -> io::Result<()> {
+        match self.file.sync_data() {
+            Err(_) if sabotage::is(Bug::RetryFailedSync) => self.file.sync_data(),
+            synced => synced,
+        }
+    }
+
+    /// Takes every block written so far for durable.
+    pub(crate) fn assume_durable(&mut self) {
+        self.durable_block_no = self.next_block_no;
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     },
     platform::{File, Open, Vfs},
     record::RunUid,
+    sabotage::{self, Bug},
 };
 
 /// Raw bytes after which a block is closed.
@@ -280,7 +281,9 @@ impl PackWriter {
         self.out.resize(end, 0);
         self.out.extend_from_slice(&pack::encode_footer(&footer));
         self.write_out()?;
-        self.file.sync_all()?;
+        if !sabotage::is(Bug::NoPackSync) {
+            self.file.sync_all()?;
+        }
         let listed = ListedPack {
             number: self.header.number,
             kind: self.header.kind,

@@ -6,7 +6,8 @@ use std::{collections::BTreeSet, ops::Range};
 use braidlog::{
     Error, OpenError, Options, Query, Store,
     format::{
-        block,
+        block::{self, BlockDraft},
+        frame::Frame,
         slot::{self, SlotKind},
     },
     platform::sim::{self, Fate, Mode, SimClock, SimDisk, SimRng},
@@ -367,6 +368,57 @@ fn a_block_or_a_file_that_stands_in_the_place_of_another_is_refused() {
             true => {}
             false => assert!(matches!(outcome, Outcome::Refused { .. }), "{from} as {to}"),
         }
+    }
+}
+
+#[test]
+fn a_sound_block_of_another_use_number_or_past_is_refused() {
+    for ended in [Ended::Abruptly, Ended::Marked, Ended::Clean] {
+        let directory = Directory::small(ended);
+        let (_, newest) = directory.blocks().max_by_key(|(number, _)| *number).expect("a block");
+        let bytes = directory.disk.read_file(&newest.path).expect("a slot");
+        let salt = slot::decode(&bytes, SlotKind::Journal).expect("a header").salt;
+        let place = newest.place.start as usize..newest.place.end as usize;
+        let header = block::header(&bytes[place.clone()], salt).expect("sound");
+        let mut payload = bytes[place][block::BLOCK_HEADER_BYTES..].to_vec();
+        payload.truncate(header.payload_len as usize);
+        block::unmask(&mut payload, 0, &header);
+        let own = BlockDraft {
+            salt,
+            file_seq: header.file_seq,
+            block_no: header.block_no,
+            durable_block_no: header.durable_block_no,
+            prev_crc: header.prev_crc,
+            clock_ms: header.clock_ms,
+            incarnation: header.incarnation,
+            flags: header.flags,
+        };
+        let frames: Vec<_> =
+            Frame::split(payload.into()).map(|frame| frame.expect("one")).collect();
+        let written_as = |draft: &BlockDraft| {
+            let mut out = Vec::new();
+            block::encode(draft, frames.iter().map(|frame| &frame.bytes()[..]), &mut out);
+            directory.damaged(|disk| overwrite(disk, &newest.path, newest.place.start, &out))
+        };
+        assert_eq!(written_as(&own), Outcome::Whole, "the very block that stands there");
+        for other in [
+            BlockDraft { file_seq: own.file_seq + 1, ..own },
+            BlockDraft { block_no: own.block_no + 1, ..own },
+            BlockDraft { prev_crc: own.prev_crc ^ 1, ..own },
+        ] {
+            assert_eq!(written_as(&other), newest.refused(), "{other:?}");
+        }
+    }
+}
+
+#[test]
+fn whatever_stands_behind_the_mark_of_a_clean_end_is_refused() {
+    let directory = Directory::small(Ended::Clean);
+    let (_, newest) = directory.blocks().max_by_key(|(number, _)| *number).expect("a block");
+    for byte in newest.place.end..newest.place.end + SECTOR {
+        let outcome = directory.damaged(|disk| disk.flip_bit(&newest.path, byte, 3));
+        let (file, position) = (newest.path.clone(), newest.place.end);
+        assert_eq!(outcome, Outcome::Refused { file, position }, "byte {byte}");
     }
 }
 

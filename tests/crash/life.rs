@@ -210,6 +210,7 @@ impl Life {
         options: &Options,
         model: Model,
     ) -> Opening {
+        crate::planted::plant();
         let runs = model.runs.len();
         let people = People { model, disk: disk.clone(), ..People::default() };
         let watch = Arc::new(Watch(Mutex::new(people)));

@@ -10,6 +10,8 @@ mod faults;
 mod life;
 mod model;
 mod packs;
+#[path = "../support/planted.rs"]
+mod planted;
 mod power_cut;
 mod survey;
 mod turns;

@@ -81,6 +81,7 @@ fn options(rng: &mut SimRng) -> Options {
 
 impl World {
     fn open(disk: &SimDisk, clock: &SimClock, seed: u64, options: &Options) -> Self {
+        crate::planted::plant();
         let (store, stepper) = Store::open_stepped(platform(disk, clock, seed), options.clone())
             .unwrap_or_else(|error| panic!("a cut is never fatal: {error}"));
         let attending = Some(Box::pin(stepper.attend(true)) as Pin<Box<dyn Future<Output = ()>>>);

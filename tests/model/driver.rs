@@ -75,6 +75,7 @@ pub(crate) struct World<'a> {
 
 /// One sequence of random steps, from the first frame on.
 pub(crate) fn live(seed: u64, sequence: u64, totals: &mut Totals, is_told: bool) {
+    crate::planted::plant();
     let mut random = Random::new(seed ^ sequence.wrapping_mul(0xd134_2543_de82_ef95));
     let count = 1 + random.weighted(&[50, 25, 25]);
     let steps = 1 + random.below(STEPS_MAX);

@@ -9,6 +9,8 @@ mod commands;
 mod document;
 mod driver;
 mod model;
+#[path = "../support/planted.rs"]
+mod planted;
 mod wakeups;
 
 use std::{
