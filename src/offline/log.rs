@@ -469,9 +469,9 @@ impl<'a> RunLog<'a> {
                 expected: self.next_seq.0,
             };
             let file = at.file.as_str().into();
-            let cause = seen.and_then(|seen| self.damage_before(seen)).unwrap_or_else(|| {
-                Error::Corrupt(Corruption { file, position: at.position, damage })
-            });
+            let cause = seen
+                .and_then(|seen| self.damage_before(seen))
+                .unwrap_or(Error::Corrupt(Corruption { file, position: at.position, damage }));
             let already =
                 self.ready.back().is_some_and(|item| matches!(item, Item::Missing { .. }));
             if !already {

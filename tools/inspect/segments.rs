@@ -256,7 +256,7 @@ fn show(
     }
     context.out.bytes(if context.json { String::new() } else { segments.take() }.as_bytes())?;
     if blocks {
-        show_blocks(context, &pack)?;
+        show_blocks(context, pack)?;
     }
     Ok(())
 }
