@@ -160,10 +160,17 @@ fn beside_a_server_under_load_every_command_answers_and_every_append_is_acknowle
     thread::scope(|scope| {
         let append = &append;
         (0..4).for_each(|n| drop(scope.spawn(move || append(n))));
-        // Until there is something to be seen.
-        while lines.load(Ordering::Relaxed) < 2_000 {
-            thread::yield_now();
-        }
+        // Until there is something to be seen of every run.
+        let runs = || {
+            let ended = Command::new(env!("CARGO_BIN_EXE_braidlog-inspect"))
+                .current_dir(folder.path())
+                .args(["runs", "--json"])
+                .output()
+                .expect("runs");
+            String::from_utf8_lossy(&ended.stdout).matches("\"run_id\"").count()
+        };
+        let tries = (0..2_000).take_while(|_| runs() < 4).count();
+        assert!(tries < 2_000, "no run is to be seen, {} lines on", lines.load(Ordering::Relaxed));
         for command in [
             "info",
             "runs",
