@@ -17,6 +17,8 @@ mod answer;
 #[cfg(feature = "grpc")]
 mod convert;
 #[cfg(feature = "grpc")]
+pub mod echo;
+#[cfg(feature = "grpc")]
 mod edge;
 #[cfg(feature = "grpc")]
 mod inputs;

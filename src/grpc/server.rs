@@ -39,7 +39,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("../gen/descriptor.bin");
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes of a request, at most: the largest append with all its fields, and room.
-const REQUEST_BYTES_MAX: usize = 8 << 20;
+pub(super) const REQUEST_BYTES_MAX: usize = 8 << 20;
 /// Calls at a time on one connection: a gateway follows ten thousand runs on one.
 const CALLS_PER_CONNECTION_MAX: u32 = 20_000;
 /// Calls that a client cancelled before they were begun, at a time on one connection: whoever
@@ -85,7 +85,7 @@ pub async fn serve(
     set_all(&health, ServingStatus::Serving).await;
 
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let serving = server()
+    let serving = transport()
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, drain.clone().cancelled_owned());
     tokio::select! {
@@ -97,7 +97,8 @@ pub async fn serve(
     }
 }
 
-fn server() -> Server {
+/// The transport and its limits.
+pub(super) fn transport() -> Server {
     Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
         .http2_max_pending_accept_reset_streams(Some(CANCELLED_EARLY_MAX))
