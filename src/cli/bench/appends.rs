@@ -72,7 +72,9 @@ pub(super) async fn measure(bench: &Bench, case: &Case) -> Result<Vec<Row>, Fail
     for _ in 0..bench.args.runs {
         for row in &mut rows {
             let place = Place::start(row.kind, &bench.ground).await?;
-            let writers = begin(bench, &place, case, row.kind).await?;
+            let (writers, window) = (case.writers, case.load.window);
+            let writers = place.writers(row.kind, writers, case.connections, window).await?;
+            let writers = begun(bench, writers).await?;
             let until = Until::After(bench.args.window());
             let work = write(writers, &bench.bodies, case.load, until, &bench.watch);
             row.samples.push(bench.sample(&place, work).await?);
@@ -82,13 +84,8 @@ pub(super) async fn measure(bench: &Bench, case: &Case) -> Result<Vec<Row>, Fail
     Ok(rows)
 }
 
-async fn begin(
-    bench: &Bench,
-    place: &Place,
-    case: &Case,
-    kind: Kind,
-) -> Result<Vec<Writer>, Failure> {
-    let writers = place.writers(kind, case.writers, case.connections, case.load.window).await?;
+/// Lets writers append once each, so that runs and connections are there.
+pub(super) async fn begun(bench: &Bench, writers: Vec<Writer>) -> Result<Vec<Writer>, Failure> {
     let mut tasks = JoinSet::new();
     for mut writer in writers {
         let mut bodies = bench.bodies.clone();

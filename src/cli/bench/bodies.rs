@@ -27,10 +27,6 @@ impl Bodies {
         self.next = (self.next + 1) % self.all.len();
         self.all[self.next].clone()
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.all[0].len()
-    }
 }
 
 fn body(n: usize, bytes: usize, random: &mut u64) -> Bytes {

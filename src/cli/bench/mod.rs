@@ -12,7 +12,9 @@ mod appends;
 mod bodies;
 mod catch_up;
 mod figures;
+mod mixed;
 mod place;
+mod population;
 mod probe;
 mod redis;
 mod report;
@@ -59,6 +61,9 @@ Examples:
   w3  batches of 100 and 1,000 records, pipelined
   w4  one long run read from its beginning, just written and cold
   w5  from an append to one tail, to many of runs of their own, to very many of one
+  w6  w2 in stores that hold many runs already
+  w7  restart after a kill, until the first read is answered
+  w8  appends, tails and inputs of thousands of runs at the same time, in ten windows
 
 OF WIRE is the share of what a bare service does with the same messages. CPU is
 per record. WRITTEN is what the disk was given meanwhile, by whomever, also for
@@ -104,6 +109,18 @@ pub(super) struct BenchArgs {
     /// Tails of one run
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     crowd: usize,
+    /// Runs that a store holds already
+    #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "1,1000,100000")]
+    existing: Vec<u64>,
+    /// Runs of the mixed workload
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    active: usize,
+    /// Appends a second to each of them
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    per_run: u32,
+    /// How long the mixed workload takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    mixed_seconds: u64,
     /// Connections that they share
     #[arg(long, value_name = "N", default_value_t = 4)]
     connections: usize,
@@ -125,6 +142,9 @@ enum Workload {
     W3,
     W4,
     W5,
+    W6,
+    W7,
+    W8,
 }
 
 impl BenchArgs {
@@ -137,6 +157,21 @@ impl BenchArgs {
         Duration::from_secs_f64(self.seconds)
     }
 
+    fn mixed(&self) -> Duration {
+        Duration::from_secs(self.mixed_seconds)
+    }
+
+    /// Whether a workload can be measured where it was asked for: a server that runs already is
+    /// neither filled nor killed, and a store inside of this process cannot be killed.
+    fn can(&self, workload: Workload) -> bool {
+        match workload {
+            Workload::W6 => self.connect.is_none(),
+            Workload::W7 => self.connect.is_none() && !self.embedded,
+            Workload::W8 => !self.embedded,
+            _ => true,
+        }
+    }
+
     /// Refuses what cannot be measured.
     fn check(&self) -> Result<(), Failure> {
         let counts = [
@@ -146,10 +181,20 @@ impl BenchArgs {
             ("--connections", self.connections),
             ("--tails", self.tails),
             ("--crowd", self.crowd),
+            ("--active", self.active),
+            ("--per-run", self.per_run as usize),
             ("--threads", self.threads),
         ];
         if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err(Failure::usage(format!("{name} 0: give 1 or more")));
+        }
+        if let Some(workload) = self.workload.iter().find(|workload| !self.can(**workload)) {
+            let message = "give neither --connect nor --embedded for this workload";
+            let name = format!("{workload:?}").to_lowercase();
+            return Err(Failure::usage(format!("--workload {name}: {message}")));
+        }
+        if self.existing.contains(&0) {
+            return Err(Failure::usage("--existing 0: give 1 or more"));
         }
         if !(0.001..=86_400.0).contains(&self.seconds) {
             let message = format!("--seconds {}: give 0.001 to 86400", self.seconds);
@@ -211,7 +256,11 @@ async fn measure(args: BenchArgs) -> Result<(), Failure> {
         let _ = writeln!(io::stderr(), "device probe, 4 KiB overwrite + fdatasync: p50 {probe:?}");
     }
     for workload in Workload::value_variants() {
-        if bench.args.workload.is_empty() || bench.args.workload.contains(workload) {
+        let is_wanted = match &bench.args.workload[..] {
+            [] => bench.args.can(*workload),
+            wanted => wanted.contains(workload),
+        };
+        if is_wanted {
             bench.run(*workload).await?;
         }
     }
@@ -226,6 +275,9 @@ impl Bench {
             Workload::W3 => appends::bulk(self),
             Workload::W4 => return self.print(catch_up::measure(self).await?),
             Workload::W5 => return self.print(tails::measure(self).await?),
+            Workload::W6 => return self.print(population::among(self).await?),
+            Workload::W7 => return self.print(population::restarts(self).await?),
+            Workload::W8 => return self.print(mixed::measure(self).await?),
         };
         for case in cases {
             report::print(&appends::measure(self, &case).await?, self.args.json)?;
