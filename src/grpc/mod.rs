@@ -21,6 +21,8 @@ pub mod echo;
 #[cfg(feature = "grpc")]
 mod edge;
 #[cfg(feature = "grpc")]
+mod gather;
+#[cfg(feature = "grpc")]
 mod inputs;
 #[cfg(feature = "grpc")]
 pub mod server;

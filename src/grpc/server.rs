@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use tokio::{net::TcpListener, time::sleep};
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     server::NamedService,
@@ -18,6 +19,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     edge::Edge,
+    gather::Gathering,
     generated::{
         admin_service_server::AdminServiceServer, batch_service_server::BatchServiceServer,
         input_service_server::InputServiceServer, run_service_server::RunServiceServer,
@@ -85,6 +87,7 @@ pub async fn serve(
     set_all(&health, ServingStatus::Serving).await;
 
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming.map(|socket| socket.map(Gathering::new));
     let serving = transport()
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, drain.clone().cancelled_owned());
