@@ -657,5 +657,5 @@ fn a_benchmark_tells_every_figure_beside_its_probe_and_leaves_nothing_behind() {
     assert_eq!(fs::read_dir(dir).expect("directory").count(), 0, "it is as it was");
     refused(&bench(&["--connect", "http://h:1", "--workload", "w7"]), 2, &["w7", "--connect"]);
     refused(&bench(&["--compare", "redis.example"]), 2, &["redis://HOST:PORT"]);
-    refused(&bench(&["--runs", "0"]), 2, &["--runs 0"]);
+    refused(&bench(&["--writers", "0"]), 2, &["--writers 0"]);
 }

@@ -3,7 +3,6 @@
 use tokio::task::JoinSet;
 
 use super::{
-    super::failure::Failure,
     Bench,
     bodies::Bodies,
     figures::Tally,
@@ -12,6 +11,7 @@ use super::{
     stopwatch::Stopwatch,
     writer::{Load, Until, Writer},
 };
+use crate::cli::failure::Failure;
 
 /// What writers do.
 #[derive(Debug, Clone)]

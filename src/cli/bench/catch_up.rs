@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use super::{
-    super::failure::Failure,
     Bench,
     figures::Tally,
     place::{Folder, Kind, Place, open},
@@ -13,6 +12,7 @@ use super::{
     wire,
     writer::{Load, Until, failed},
 };
+use crate::cli::failure::Failure;
 use crate::{
     engine::{Query, RunKey},
     platform::{Open, RelPath, os},

@@ -18,7 +18,6 @@ use tokio::{
 };
 
 use super::{
-    super::failure::Failure,
     Bench,
     figures::{Latencies, Tally},
     place::{Kind, Place},
@@ -26,6 +25,7 @@ use super::{
     tails::Reader,
     writer::failed,
 };
+use crate::cli::failure::Failure;
 use crate::{
     client::Client,
     core::{NewRecord, Send},

@@ -12,10 +12,10 @@ use std::{
 };
 
 use super::{
-    super::failure::{Exit, Failure},
     redis, wire,
     writer::{Writer, failed},
 };
+use crate::cli::failure::{Exit, Failure};
 use crate::{
     client::{AppenderOptions, Client},
     engine::{IfAbsent, Options, RunKey, Store},
@@ -173,7 +173,7 @@ impl Place {
             return Ok(());
         }
         let mut command = braidlog()?;
-        command.args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--data-dir"]);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--log", "error", "--data-dir"]);
         command.arg(self.data_dir()).envs(settings.iter().copied());
         let address = self.spawn(command)?;
         self.target = Some(Target::Server(format!("http://{address}")));

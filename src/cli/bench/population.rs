@@ -4,7 +4,6 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{
-    super::failure::Failure,
     Bench, appends,
     bodies::Bodies,
     figures::{Sample, Tally},
@@ -12,6 +11,7 @@ use super::{
     report::Row,
     writer::{Load, Until, Writer, failed},
 };
+use crate::cli::failure::Failure;
 use crate::{
     client::Client,
     engine::{Query, RunKey, Store},

@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::super::failure::{Exit, Failure};
+use crate::cli::failure::{Exit, Failure};
 
 /// A value that Redis answers with.
 #[derive(Debug, Clone, PartialEq, Eq)]

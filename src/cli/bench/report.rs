@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    super::{failure::Failure, output::Output, quantity::size, table::Table},
     figures::{Middle, Sample, middle},
     place::Kind,
 };
+use crate::cli::{failure::Failure, output::Output, quantity::size, table::Table};
 
 /// What was measured, as often as it was.
 #[derive(Debug, Clone)]

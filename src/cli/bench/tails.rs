@@ -16,7 +16,6 @@ use tokio::{
 };
 
 use super::{
-    super::failure::Failure,
     Bench,
     figures::{Latencies, Sample, Tally},
     place::{Kind, Place},
@@ -25,6 +24,7 @@ use super::{
     stopwatch::Stopwatch,
     writer::failed,
 };
+use crate::cli::failure::Failure;
 use crate::{
     client::{self, Client},
     engine::{self, Query, Records, RunKey, Start, TailItem},

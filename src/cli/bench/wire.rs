@@ -15,7 +15,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::super::failure::{Exit, Failure};
+use crate::cli::failure::{Exit, Failure};
 use crate::{
     grpc::{codec::MessageCodec, encoded::TailResponse},
     proto::{

@@ -5,13 +5,13 @@ use std::{collections::VecDeque, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    super::failure::{Failure, Subject},
     bodies::Bodies,
     figures::{Latencies, Tally},
     redis,
     stopwatch::Stopwatch,
     wire,
 };
+use crate::cli::failure::{Failure, Subject};
 use crate::{
     client::{Appender, Client, Receipt},
     core::{Append, Appended, NewRecord},
