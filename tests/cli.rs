@@ -628,3 +628,34 @@ fn every_command_has_help_with_examples() {
     let version = Process::start(braidlog().arg("--version")).end().clean();
     assert_eq!(version.text(), format!("braidlog {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+#[test]
+fn a_benchmark_tells_every_figure_beside_its_probe_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("folder");
+    let dir = folder.path().to_str().expect("UTF-8");
+    let bench = |args: &[&str]| {
+        let common = ["bench", "--json", "--runs", "2", "--seconds", "0.05", "--data-dir", dir];
+        Process::start(braidlog().args(common).args(args)).end()
+    };
+    let small = ["--records", "2000", "--existing", "1,50", "--tails", "3", "--crowd", "5"];
+    for (place, workloads, rows) in
+        [(&[][..], "w1,w4,w5,w6,w7", 4 + 3 + 5 + 2 + 2), (&["--embedded"], "w1,w2,w3,w4,w6", 10)]
+    {
+        let ended = bench(&[place, &["--workload", workloads], &small].concat()).clean();
+        let lines = json_lines(ended.text());
+        assert_eq!(lines.len(), rows, "{}", ended.text());
+        for line in lines {
+            assert_eq!(line["runs"], 2, "{line}");
+            assert!(0.0 < line["probe_us"].as_f64().expect("a probe"), "{line}");
+            let rate = line["records_per_second"].as_f64();
+            let is_timed = line["workload"] == "w7" && line["p50_us"].is_f64();
+            assert!(is_timed || rate.is_some_and(|rate| 0.0 < rate), "{line}");
+            let has_ceiling = line["kind"] == "gRPC session" && line["workload"] == "w1";
+            assert!(!has_ceiling || line["to_wire"].is_f64(), "{line}");
+        }
+    }
+    assert_eq!(fs::read_dir(dir).expect("directory").count(), 0, "it is as it was");
+    refused(&bench(&["--connect", "http://h:1", "--workload", "w7"]), 2, &["w7", "--connect"]);
+    refused(&bench(&["--compare", "redis.example"]), 2, &["redis://HOST:PORT"]);
+    refused(&bench(&["--writers", "0"]), 2, &["--writers 0"]);
+}

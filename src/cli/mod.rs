@@ -9,6 +9,7 @@
 mod acks;
 mod append;
 mod batch;
+mod bench;
 mod body;
 mod claim;
 mod commit;
@@ -94,6 +95,7 @@ enum Command {
     #[command(subcommand)]
     Batch(batch::BatchCommand),
     Stats(stats::StatsArgs),
+    Bench(Box<bench::BenchArgs>),
     #[command(subcommand)]
     Config(settings::ConfigCommand),
 }
@@ -113,10 +115,14 @@ fn execute(command: Command) -> Result<(), Failure> {
     if let Command::Config(settings::ConfigCommand::Show(args)) = command {
         return settings::show(args);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::io("starting threads", &error))?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Bench(args) = &command
+        && let Some(threads) = args.threads()
+    {
+        builder.worker_threads(threads);
+    }
+    let runtime =
+        builder.enable_all().build().map_err(|error| Failure::io("starting threads", &error))?;
     let outcome = runtime.block_on(command.run());
     // A thread that waits for input nobody will type must not hold up the end.
     runtime.shutdown_background();
@@ -152,6 +158,7 @@ impl Command {
             Self::Batch(command) => batch::run(command).await,
             Self::Stats(args) => stats::run(args).await,
             Self::Config(settings::ConfigCommand::Show(args)) => settings::show(args),
+            Self::Bench(args) => bench::run(*args).await,
         }
     }
 
@@ -177,6 +184,7 @@ impl Command {
             Self::WaitToken(command) => command.as_json(),
             Self::Batch(command) => command.as_json(),
             Self::Stats(args) => args.remote.json,
+            Self::Bench(args) => args.json,
         }
     }
 }

@@ -17,7 +17,11 @@ mod answer;
 #[cfg(feature = "grpc")]
 mod convert;
 #[cfg(feature = "grpc")]
+pub mod echo;
+#[cfg(feature = "grpc")]
 mod edge;
+#[cfg(feature = "grpc")]
+mod gather;
 #[cfg(feature = "grpc")]
 mod inputs;
 #[cfg(feature = "grpc")]

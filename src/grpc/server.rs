@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use tokio::{net::TcpListener, time::sleep};
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     server::NamedService,
@@ -18,6 +19,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     edge::Edge,
+    gather::Gathering,
     generated::{
         admin_service_server::AdminServiceServer, batch_service_server::BatchServiceServer,
         input_service_server::InputServiceServer, run_service_server::RunServiceServer,
@@ -39,7 +41,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("../gen/descriptor.bin");
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes of a request, at most: the largest append with all its fields, and room.
-const REQUEST_BYTES_MAX: usize = 8 << 20;
+pub(super) const REQUEST_BYTES_MAX: usize = 8 << 20;
 /// Calls at a time on one connection: a gateway follows ten thousand runs on one.
 const CALLS_PER_CONNECTION_MAX: u32 = 20_000;
 /// Calls that a client cancelled before they were begun, at a time on one connection: whoever
@@ -85,7 +87,8 @@ pub async fn serve(
     set_all(&health, ServingStatus::Serving).await;
 
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let serving = server()
+    let incoming = incoming.map(|socket| socket.map(Gathering::new));
+    let serving = transport()
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, drain.clone().cancelled_owned());
     tokio::select! {
@@ -97,7 +100,8 @@ pub async fn serve(
     }
 }
 
-fn server() -> Server {
+/// The transport and its limits.
+pub(super) fn transport() -> Server {
     Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
         .http2_max_pending_accept_reset_streams(Some(CANCELLED_EARLY_MAX))

@@ -17,6 +17,7 @@
 use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 pub mod os;
+pub mod process;
 pub mod read_only;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -1,0 +1,158 @@
+//! W8: everything at the same time, for long: appends at a steady pace to thousands of runs, a tail
+//! on each, inputs sent, taken and acked, while the store copies and compresses behind them.
+//!
+//! Time is cut into windows, each a row of its own: what drifts, shows.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{
+    Bench,
+    figures::{Latencies, Tally},
+    place::{Kind, Place},
+    report::Row,
+    tails::Reader,
+    writer::failed,
+};
+use crate::cli::failure::Failure;
+use crate::{
+    client::Client,
+    core::{NewRecord, Send},
+    engine::{InputConsumer, Query, RunKey, Start},
+};
+
+/// Windows that the time is cut into.
+const WINDOWS: u32 = 10;
+/// One run of so many is sent inputs.
+const RUNS_PER_INPUT: usize = 10;
+const INPUT_EVERY: Duration = Duration::from_secs(1);
+const CALLS_PER_CONNECTION: usize = 1_000;
+
+/// What happened since the last window.
+struct Happened {
+    latencies: Mutex<Latencies>,
+    appended: AtomicU64,
+    delivered: AtomicU64,
+    answered: AtomicU64,
+    over: AtomicBool,
+}
+
+/// Measures it over gRPC.
+pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
+    let kind = Kind::Session;
+    let (runs, per_second) = (bench.args.active, bench.args.per_run);
+    let place = Place::start(kind, &bench.ground).await?;
+    let clients = place.clients(runs.div_ceil(CALLS_PER_CONNECTION))?;
+    let happened = Arc::new(Happened {
+        latencies: Mutex::new(Latencies::new()),
+        appended: AtomicU64::new(0),
+        delivered: AtomicU64::new(0),
+        answered: AtomicU64::new(0),
+        over: AtomicBool::new(false),
+    });
+    let mut tasks = JoinSet::new();
+    for (n, mut writer) in
+        place.writers(kind, runs, clients.len(), 1).await?.into_iter().enumerate()
+    {
+        writer.begin(&mut bench.bodies.clone()).await?;
+        let client = clients[n / CALLS_PER_CONNECTION].clone();
+        let run = RunKey::new(place.name(n));
+        let query = Query::stream(run.clone(), "out").from(Start::Tail);
+        let reader = Reader::open(&place, Some(&client), query).await?;
+        tasks.spawn(follow(reader, happened.clone()));
+        if n % RUNS_PER_INPUT == 0 {
+            let data = bench.bodies.clone().next();
+            tasks.spawn(answer(client, run, data, happened.clone()));
+        }
+        let (happened, watch, mut bodies) =
+            (happened.clone(), bench.watch.clone(), bench.bodies.clone());
+        tasks.spawn(async move {
+            let mut ticks = interval(Duration::from_secs(1) / per_second);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while !happened.over.load(Ordering::Relaxed) {
+                ticks.tick().await;
+                let begin = watch.now();
+                writer.append(bodies.next()).await?;
+                happened.latencies.lock().note(watch.now() - begin);
+                happened.appended.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+    }
+    let mut cases = Vec::new();
+    for n in 1..=WINDOWS {
+        let taken = || {
+            let counts = [&happened.appended, &happened.delivered, &happened.answered];
+            counts.map(|count| count.swap(0, Ordering::Relaxed))
+        };
+        taken();
+        *happened.latencies.lock() = Latencies::new();
+        let work = async {
+            let begin = bench.watch.now();
+            sleep(bench.args.mixed() / WINDOWS).await;
+            let latencies = std::mem::replace(&mut *happened.latencies.lock(), Latencies::new());
+            let records = happened.appended.load(Ordering::Relaxed);
+            Ok(Tally { records, took: bench.watch.now() - begin, latencies })
+        };
+        let sample = bench.sample(&place, work).await?;
+        let [_, delivered, answered] = taken();
+        let what = format!(
+            "{runs} runs x {per_second}/s and their tails, window {n}: {delivered} delivered, \
+             {answered} inputs acked"
+        );
+        cases.push(vec![Row { samples: vec![sample], ..Row::new("w8", &what, kind) }]);
+        while let Some(ended) = tasks.try_join_next() {
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        }
+    }
+    happened.over.store(true, Ordering::Relaxed);
+    tasks.abort_all();
+    place.end(0).await?;
+    Ok(cases)
+}
+
+async fn follow(mut reader: Reader, happened: Arc<Happened>) -> Result<(), Failure> {
+    while let Some(records) = reader.next().await? {
+        happened.delivered.fetch_add(records.count, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Sends an input, takes and acks it, again and again.
+async fn answer(
+    client: Client,
+    run: RunKey,
+    data: bytes::Bytes,
+    happened: Arc<Happened>,
+) -> Result<(), Failure> {
+    let consumer = InputConsumer::new(run.clone(), "inbox");
+    let mut ticks = interval(INPUT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let work = async {
+        while !happened.over.load(Ordering::Relaxed) {
+            ticks.tick().await;
+            let message = NewRecord::new(data.clone());
+            let send = Send { run_uid: None, stream: "inbox".into(), message };
+            client.send(&run, send).await?;
+            let (term, wait) = (Duration::from_secs(30), Duration::from_secs(30));
+            if let Some(input) = client.take(&consumer, term, wait).await? {
+                let index = crate::record::Index(input.record.index);
+                client.ack(&consumer, vec![(index, index + 1)]).await?;
+                happened.answered.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    };
+    work.await.map_err(|error| failed(&error))
+}
