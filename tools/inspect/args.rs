@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    diff, explain, export, grep, history, import, inbox, journal, manual, records, recover, runs,
-    segments, streams, verify,
+    diff, explain, export, grep, history, import, inbox, index, journal, manual, records, recover,
+    runs, segments, streams, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -64,6 +64,7 @@ pub(crate) enum Command {
     Diff(diff::DiffArgs),
     History(history::HistoryArgs),
     Inbox(inbox::InboxArgs),
+    Index(index::IndexArgs),
     Completions(manual::CompletionsArgs),
     /// The manual page, to standard output
     Man,
