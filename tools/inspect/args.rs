@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     diff, explain, export, grep, history, import, inbox, index, journal, manual, records, recover,
-    runs, segments, streams, verify,
+    runs, segments, stats, streams, verify,
 };
 
 const EXAMPLES: &str = "\
@@ -65,6 +65,7 @@ pub(crate) enum Command {
     History(history::HistoryArgs),
     Inbox(inbox::InboxArgs),
     Index(index::IndexArgs),
+    Stats(stats::StatsArgs),
     Completions(manual::CompletionsArgs),
     /// The manual page, to standard output
     Man,

@@ -30,6 +30,7 @@ mod recover;
 mod runs;
 mod segments;
 mod simulate;
+mod stats;
 mod streams;
 mod verify;
 
@@ -75,6 +76,7 @@ fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::History(args) => history::run(&mut context, &args),
         Command::Inbox(args) => inbox::run(&mut context, &args),
         Command::Index(args) => index::run(&mut context, &args),
+        Command::Stats(args) => stats::run(&mut context, &args),
         Command::Completions(args) => manual::completions(&mut context, &args),
         Command::Man => manual::man(&mut context),
     }?;
