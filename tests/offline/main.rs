@@ -7,3 +7,4 @@ mod copies;
 mod index;
 mod moments;
 mod sample;
+mod sizes;

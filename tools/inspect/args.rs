@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     diff, explain, export, grep, history, import, inbox, index, journal, manual, records, recover,
-    runs, segments, stats, streams, verify,
+    runs, segments, stats, streams, verify, watch,
 };
 
 const EXAMPLES: &str = "\
@@ -66,6 +66,7 @@ pub(crate) enum Command {
     Inbox(inbox::InboxArgs),
     Index(index::IndexArgs),
     Stats(stats::StatsArgs),
+    Watch(watch::WatchArgs),
     Completions(manual::CompletionsArgs),
     /// The manual page, to standard output
     Man,

@@ -33,6 +33,7 @@ mod simulate;
 mod stats;
 mod streams;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -77,6 +78,7 @@ fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Inbox(args) => inbox::run(&mut context, &args),
         Command::Index(args) => index::run(&mut context, &args),
         Command::Stats(args) => stats::run(&mut context, &args),
+        Command::Watch(args) => watch::run(&mut context, &args),
         Command::Completions(args) => manual::completions(&mut context, &args),
         Command::Man => manual::man(&mut context),
     }?;
