@@ -3,5 +3,8 @@
 #![allow(clippy::disallowed_methods, reason = "a test copies directories and runs the tool")]
 
 mod copies;
+#[cfg(feature = "sled")]
+mod index;
 mod moments;
 mod sample;
+mod sizes;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    diff, explain, export, grep, history, import, inbox, journal, manual, records, recover, runs,
-    segments, streams, verify,
+    diff, explain, export, grep, history, import, inbox, index, journal, manual, records, recover,
+    runs, segments, stats, streams, verify, watch,
 };
 
 const EXAMPLES: &str = "\
@@ -64,6 +64,9 @@ pub(crate) enum Command {
     Diff(diff::DiffArgs),
     History(history::HistoryArgs),
     Inbox(inbox::InboxArgs),
+    Index(index::IndexArgs),
+    Stats(stats::StatsArgs),
+    Watch(watch::WatchArgs),
     Completions(manual::CompletionsArgs),
     /// The manual page, to standard output
     Man,

@@ -14,10 +14,12 @@ mod diff;
 mod exit;
 mod explain;
 mod export;
+mod files;
 mod grep;
 mod history;
 mod import;
 mod inbox;
+mod index;
 mod info;
 mod journal;
 mod manual;
@@ -28,8 +30,10 @@ mod recover;
 mod runs;
 mod segments;
 mod simulate;
+mod stats;
 mod streams;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -72,6 +76,9 @@ fn execute(cli: Cli) -> Result<Exit, Failure> {
         Command::Diff(args) => diff::run(&mut context, &args),
         Command::History(args) => history::run(&mut context, &args),
         Command::Inbox(args) => inbox::run(&mut context, &args),
+        Command::Index(args) => index::run(&mut context, &args),
+        Command::Stats(args) => stats::run(&mut context, &args),
+        Command::Watch(args) => watch::run(&mut context, &args),
         Command::Completions(args) => manual::completions(&mut context, &args),
         Command::Man => manual::man(&mut context),
     }?;
