@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use braidlog::{
     Create, Error, Index, ListRuns, Refusal, RunKey, RunStatus, Seq,
-    core::{Ack, CancelRun, Commit, Operation, Release, ReleaseTo, Reschedule, StreamAppend, Then},
+    core::{
+        Ack, At, CancelRun, Commit, Operation, Release, ReleaseTo, Reschedule, StreamAppend, Then,
+    },
     engine::{
-        AcquireLease, At, BatchItem, CreateBatch, CreateToken, InputConsumer, InputsEnd, Received,
+        AcquireLease, BatchItem, CreateBatch, CreateToken, InputConsumer, InputsEnd, Received,
         WatchItem, WatchQuery, WatchRuns, WatchScope,
     },
     proto::{Kind, Outcome, RunSpec, RunUpdated},

@@ -12,7 +12,7 @@ use std::{
 use tempfile::TempDir;
 
 /// Every command, by the name of its screen; `damaged` at the beginning asks of the damaged directory.
-pub(crate) const COMMANDS: [(&str, &str); 33] = [
+pub(crate) const COMMANDS: [(&str, &str); 44] = [
     ("info", "info"),
     ("info-json", "info --json"),
     ("runs", "runs"),
@@ -45,6 +45,17 @@ pub(crate) const COMMANDS: [(&str, &str); 33] = [
     ("simulate-open", "simulate-open"),
     ("simulate-open-damaged", "damaged simulate-open"),
     ("export", "export --run closed"),
+    ("stats", "stats"),
+    ("stats-json", "stats --json"),
+    ("stats-by-tag", "stats --by tag"),
+    ("index-check", "index check"),
+    ("diff", "diff braidlog-data damaged"),
+    ("diff-json", "diff braidlog-data braidlog-data --json"),
+    ("history-at-json", "history both --at 4 --json"),
+    ("history-diff", "history both --at 2 --diff 9"),
+    ("inbox-why", "inbox trimmed --why"),
+    ("records-nobody", "records nobody"),
+    ("explain-nowhere", "explain journal/slot-77@12 --json"),
     ("recover-damaged", "damaged recover --to recovered"),
 ];
 
