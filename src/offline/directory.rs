@@ -4,10 +4,12 @@ use std::{
     io,
     path::{Path, PathBuf},
     thread::sleep,
-    time::Duration,
 };
 
-use super::survey::Survey;
+use super::{
+    survey::Survey,
+    walk::{BETWEEN_LOOKS, LOOKS_MAX},
+};
 use crate::{
     error::{Error, OpenError},
     format::file_name,
@@ -15,11 +17,6 @@ use crate::{
     record::Seq,
     recovery::{self, Plan},
 };
-
-/// How often a running store is looked at again before what is found is believed.
-const LOOKS_MAX: u32 = 5;
-/// How long a block takes to be written, with much to spare.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// A data directory, to be looked at and not touched.
 #[derive(Debug, Clone)]
@@ -151,7 +148,7 @@ impl Directory {
         let is_quiet = self.holder() == Holder::Nobody;
         let mut looks = 1;
         loop {
-            let survey = Survey::take(self.platform.clone());
+            let survey = Survey::take(self.platform.clone(), !is_quiet);
             let is_believed = match &survey {
                 Ok(survey) => survey.problems.is_empty() && !survey.is_torn(),
                 Err(LookError::Io(_)) => false,

@@ -42,6 +42,8 @@ use crate::{
 /// What was found in a data directory at one moment.
 pub struct Survey {
     platform: Platform,
+    /// Whether somebody may be writing to the files.
+    is_live: bool,
     /// Identity of the store, as the soundest file says it.
     pub store_uuid: [u8; 16],
     /// What `STORE` says; none if that is damaged.
@@ -184,7 +186,7 @@ impl Survey {
     ///
     /// # Errors
     /// [`LookError::NoStore`], [`LookError::Io`].
-    pub(super) fn take(platform: Platform) -> Result<Self, LookError> {
+    pub(super) fn take(platform: Platform, is_live: bool) -> Result<Self, LookError> {
         let names = platform.vfs.list(&file_name::root())?;
         let is_there = |path: RelPath| names.iter().any(|name| *name == *path.name());
         let has_store = is_there(file_name::store())
@@ -196,6 +198,7 @@ impl Survey {
         }
         let mut survey = Self {
             platform,
+            is_live,
             store_uuid: [0; 16],
             identity: None,
             current: None,
@@ -314,15 +317,16 @@ impl Survey {
         let mut next = Next { block_no: 0, prev_crc: header.prev_crc, previous_clean: false };
         let (mut live, mut problems) = (LiveSet::default(), Vec::new());
         let first = FIRST_BLOCK_AT as u64;
-        let ended = walk_slot(&file, &header, first, &mut next, None, |step| match step {
-            Step::Block(at) => match manifest::decode(&at.block.payload) {
-                Ok(edits) => edits.iter().for_each(|edit| live.apply(edit)),
-                Err(damage) => problems.push((at.position, block_end(&at), damage)),
-            },
-            Step::Damage { position, until, damage, .. } => {
-                problems.push((position, until, damage));
-            }
-        })?;
+        let ended =
+            walk_slot(&file, &header, first, &mut next, None, self.is_live, |step| match step {
+                Step::Block(at) => match manifest::decode(&at.block.payload) {
+                    Ok(edits) => edits.iter().for_each(|edit| live.apply(edit)),
+                    Err(damage) => problems.push((at.position, block_end(&at), damage)),
+                },
+                Step::Damage { position, until, damage, .. } => {
+                    problems.push((position, until, damage));
+                }
+            })?;
         self.manifest_ending = Ending::of(ended);
         if let (0, Some(Ended::EndOfLog { position, .. })) = (next.block_no, ended) {
             let damage = Damage::Lost { evidence: Evidence::Current };
@@ -513,22 +517,25 @@ impl Survey {
         self.durable_block_no = self.durable_block_no.max(header.first_block_no);
         let first = FIRST_BLOCK_AT as u64;
         let mut failed = None;
-        let ended = walk_slot(&file, &header, first, &mut next, next_slot_first, |step| {
-            // Payloads are looked at here and let go: a slot's blocks need not be in memory at once.
-            let stepped = match step {
-                Step::Block(at) => Ok(self.see_block(&mut seen, &at)),
-                Step::Damage { position, until, damage, block_no, .. } => {
-                    self.see_damage(&file, &header, position..until, damage, block_no).map(Some)
+        let is_live = self.is_live;
+        let ended =
+            walk_slot(&file, &header, first, &mut next, next_slot_first, is_live, |step| {
+                // Payloads are looked at here and let go: a slot's blocks need not be in memory at once.
+                let stepped = match step {
+                    Step::Block(at) => Ok(self.see_block(&mut seen, &at)),
+                    Step::Damage { position, until, damage, block_no, .. } => {
+                        self.see_damage(&file, &header, position..until, damage, block_no).map(Some)
+                    }
+                };
+                match stepped {
+                    Ok(problem) => {
+                        let problem =
+                            problem.map(|problem| Problem { file: path.clone(), ..problem });
+                        self.problems.extend(problem);
+                    }
+                    Err(error) => failed = Some(error),
                 }
-            };
-            match stepped {
-                Ok(problem) => {
-                    let problem = problem.map(|problem| Problem { file: path.clone(), ..problem });
-                    self.problems.extend(problem);
-                }
-                Err(error) => failed = Some(error),
-            }
-        })?;
+            })?;
         if let Some(error) = failed {
             return Err(error);
         }

@@ -1,6 +1,6 @@
 //! The blocks of a slot-shaped file, in order, also behind damage.
 
-use std::io;
+use std::{io, thread::sleep, time::Duration};
 
 use crate::{
     format::{Damage, PAGE_BYTES, block::BlockHeader, slot::SlotHeader},
@@ -28,8 +28,14 @@ pub enum Step {
     },
 }
 
+/// How often a place of a running store's file is looked at before what is found is believed.
+pub(super) const LOOKS_MAX: u32 = 5;
+/// How long a block takes to be written, with much to spare.
+pub(super) const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
 /// Walks the blocks of a file from the first, and goes on behind damage with the next header that
-/// is sound. Says how the last stretch ended; none if it ended with damage.
+/// is sound. Of a store that runs (`is_live`), what looks torn or damaged is looked at again: it may
+/// have been in the middle of a write. Says how the last stretch ended; none if it ended with damage.
 ///
 /// # Errors
 /// Whatever the operating system says.
@@ -39,15 +45,31 @@ pub fn walk_slot(
     first: u64,
     next: &mut Next,
     next_slot_first: Option<u64>,
+    is_live: bool,
     mut visit: impl FnMut(Step),
 ) -> io::Result<Option<Ended>> {
     let end = file.bytes().min(header.size);
     let mut position = first;
+    let (mut looked_at, mut looks) = (first, 0);
     loop {
         let scanned = file.scan_from(position, header, next, next_slot_first, |at| {
             visit(Step::Block(at));
             Ok(())
         });
+        let in_doubt = match &scanned {
+            Ok(Ended::EndOfLog { torn: true, position }) => Some(*position),
+            Err(ScanError::Damaged(position, _)) => Some(*position),
+            _ => None,
+        };
+        if let Some(at) = in_doubt.filter(|_| is_live) {
+            looks = if at == looked_at { looks + 1 } else { 0 };
+            looked_at = at;
+            if looks < LOOKS_MAX {
+                sleep(BETWEEN_LOOKS);
+                position = at;
+                continue;
+            }
+        }
         let (from, damage) = match scanned {
             Ok(ended) => return Ok(Some(ended)),
             Err(ScanError::Io(error)) => return Err(error),
