@@ -1,7 +1,7 @@
 //! Planted bugs, one for each step that durability or integrity rests on: to see that the tests
 //! notice when the step is missing.
 //!
-//! A step asks [`is`] whether it is to be done wrong. Without the feature `sabotage` the answer is
+//! A step asks `is` whether it is to be done wrong. Without the feature `sabotage` the answer is
 //! a constant, so that nothing of this is in a build for users; with it, nothing is wrong unless a
 //! test has planted a bug, once for the whole process. `tools/sabotage.rs` runs the tests once for
 //! each bug and demands that they fail.

@@ -1,7 +1,7 @@
 //! A service without a store: what the wire alone takes.
 //!
 //! It speaks the messages of `StreamService` over the same transport, with the same settings, as
-//! [`server`], and answers at once: every append as if it were applied, every tail with as many
+//! `server`, and answers at once: every append as if it were applied, every tail with as many
 //! prepared records as it asks for. A benchmark measures against it what the store adds.
 //!
 //! What it deliberately does not do: keep, check, or answer any other call.
