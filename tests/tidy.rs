@@ -14,7 +14,7 @@ const MODULES: [(&str, &str); 20] = [
     ("format", "sabotage record proto"),
     ("core", "sabotage record proto format"),
     ("error", "record format core"),
-    ("index", "record platform"),
+    ("index", "record platform core"),
     ("journal", "sabotage record platform format error"),
     ("manifest", "sabotage record platform format error journal"),
     ("segment", "sabotage record platform format error"),

@@ -31,8 +31,7 @@ use crate::{
         Position, Row, Scan, SecondaryIndex, State,
     },
     platform::os,
-    proto::RunStatus,
-    record::{RunNo, name_hash},
+    record::RunNo,
     recovery::read_state,
     segment::{Segment, Shelf},
 };
@@ -81,36 +80,9 @@ pub(super) struct Listed {
     pub(super) next: Option<Position>,
 }
 
-/// What is indexed of a run that stands here.
-pub(super) fn row_of(state: &RunState, status: RunStatus) -> Row {
-    Row {
-        namespace: state.namespace.clone(),
-        run_id: state.run_id.clone(),
-        run_no: state.run_no,
-        created_ms: state.created_ms,
-        status: status as u8,
-        task: state.task.clone(),
-        tags: labels_of(state),
-        batch: state.batch.clone(),
-    }
-}
-
-/// What a run is found by besides its task and batch: its tags, and the run that has started it.
-fn labels_of(state: &RunState) -> Vec<Arc<str>> {
-    let parent = &state.spec.parent_run_id;
-    let parent = (!parent.is_empty()).then(|| parent_label(parent));
-    state.tags.iter().cloned().chain(parent).collect()
-}
-
-/// The label of runs that a run has started. A tag may read the same: whoever lists looks at the
-/// runs themselves.
-pub(super) fn parent_label(parent: &str) -> Arc<str> {
-    format!("$parent:{:016x}", name_hash("", parent)).into()
-}
-
 /// The change that a run's state stands for.
 pub(super) fn change_of(state: &RunState) -> Change {
-    let row = row_of(state, state.status());
+    let row = Row::of(state);
     match state.deleted_ms {
         Some(_) => Change::Remove { namespace: row.namespace.clone(), position: row.position() },
         None => Change::Put(row),

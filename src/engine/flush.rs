@@ -112,10 +112,11 @@ impl FlushQueue {
         (state.asked, self.rounds.subscribe())
     }
 
-    /// Ends the flusher.
+    /// Ends the flusher. Whoever waits for a round is woken: it may never be done.
     pub(super) fn close(&self) {
         self.state.lock().closing = true;
         self.wake.notify_all();
+        self.rounds.send_modify(|_| {});
     }
 
     fn is_closing(&self) -> bool {

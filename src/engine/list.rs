@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    catalog::{Listed, parent_label, visit_packed},
+    catalog::{Listed, visit_packed},
     request::{ListPosition, ListRuns, RunInfo, RunKey, RunPage},
     shared::Shared,
     store::Store,
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     core::{Refusal, RunState},
     error::Error,
-    index::{By, Change, Hit, Position, Scan},
+    index::{By, Change, Hit, Position, Scan, parent_label},
     record::{LIST_ROWS_MAX, vshard_of},
 };
 

@@ -13,7 +13,6 @@ use tokio::sync::watch;
 
 use super::{
     agenda::Pending,
-    catalog::row_of,
     keys::is_key,
     published::{NewFrame, Published},
     request::{RunInfo, RunKey},
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     core::{Facts, Inbox, RunState, StreamState, Wait},
     format::{frame::Frame, segment::JournalPoint},
-    index::Change,
+    index::{Change, Row},
     journal::FrameAt,
     record::{RunNo, Seq, VSHARDS, name_hash},
     recovery::{RecoveredFrame, RecoveredRun},
@@ -475,7 +474,7 @@ impl Run {
         if !self.published.exists() || is_key(&self.state.run_id) {
             return None;
         }
-        let row = row_of(&self.state, self.published.status);
+        let row = Row { status: self.published.status as u8, ..Row::of(&self.state) };
         Some(match self.published.check_there() {
             Ok(()) => Change::Put(row),
             Err(_) => Change::Remove { namespace: row.namespace.clone(), position: row.position() },

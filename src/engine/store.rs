@@ -444,6 +444,7 @@ impl Store {
             if wanted <= *rounds.borrow_and_update() {
                 return Ok(());
             }
+            // Told of a round that is done, and of the end of the store.
             if rounds.changed().await.is_err() {
                 return Err(Error::ShuttingDown);
             }

@@ -69,6 +69,8 @@ pub const RAW_BYTES_MAX: usize = 16 << 20;
 
 const _: () = assert!(2 * FRAME_BYTES_MAX < RAW_BYTES_MAX, "frames and descriptions fit a block");
 
+/// Bytes of a file of names, at most: twenty bits for each of 25 million segments.
+pub const NAMES_BYTES_MAX: usize = 64 << 20;
 /// Bits of the bloom filter per segment: one in two thousand names is taken for one that is there,
 /// in each pack, and costs a look into its directory.
 const BLOOM_BITS: usize = 20;

@@ -34,7 +34,10 @@ mod tree;
 pub use guarded::{GuardedIndex, Opened, State};
 pub use memory::MemoryIndex;
 
-use crate::record::RunNo;
+use crate::{
+    core::RunState,
+    record::{RunNo, name_hash},
+};
 
 /// Changes of one [`SecondaryIndex::apply`], at most: what they touch is held in memory at once.
 pub const APPLY_CHANGES_MAX: usize = 1_000;
@@ -66,14 +69,36 @@ pub struct Row {
     pub batch: Arc<str>,
 }
 
+/// The label of runs that a run has started, among the tags. A tag may read the same: whoever lists
+/// looks at the runs themselves.
+pub fn parent_label(parent: &str) -> Arc<str> {
+    format!("$parent:{:016x}", name_hash("", parent)).into()
+}
+
 impl Row {
+    /// What is indexed of a run that stands like this.
+    pub fn of(state: &RunState) -> Self {
+        let parent = &state.spec.parent_run_id;
+        let parent = (!parent.is_empty()).then(|| parent_label(parent));
+        Self {
+            namespace: state.namespace.clone(),
+            run_id: state.run_id.clone(),
+            run_no: state.run_no,
+            created_ms: state.created_ms,
+            status: state.status() as u8,
+            task: state.task.clone(),
+            tags: state.tags.iter().cloned().chain(parent).collect(),
+            batch: state.batch.clone(),
+        }
+    }
+
     /// Where the run stands in every list that has it.
     pub fn position(&self) -> Position {
         Position { created_ms: self.created_ms, run_no: self.run_no }
     }
 
-    /// The lists that have the run, each once.
-    fn lists(&self) -> Vec<By> {
+    /// The lists that have the run, each once. [`STATUS_COMPLETED`] has none.
+    pub fn lists(&self) -> Vec<By> {
         let mut lists = vec![By::All];
         lists.extend(self.tags.iter().cloned().map(By::Tag));
         lists.extend((!self.batch.is_empty()).then(|| By::Batch(self.batch.clone())));

@@ -35,13 +35,14 @@ use crate::{
         Damage, PAGE_BYTES, SECTOR_BYTES, file_name,
         frame::FLAG_FIRST,
         identity::StoreIdentity,
+        pack,
         slot::{self, FIRST_BLOCK_AT, SlotKind},
         wire,
     },
     journal::scan::{SlotFile, read_from_disk},
     platform::{RelPath, Vfs},
     record::{Index, RunNo, Seq, StreamNo},
-    segment::Pack,
+    segment::{Pack, names_bytes},
 };
 
 /// How much is looked at, and by how many.
@@ -380,15 +381,14 @@ impl Verify<'_> {
         }
         let names = file_name::pack_names(pack.number());
         if let Ok(file) = self.vfs().open(&names, crate::platform::Open::Read) {
-            let len = usize::try_from(file.len()?).unwrap_or(usize::MAX).min(1 << 30);
-            let mut bytes = vec![0; len];
-            file.read_exact_at(&mut bytes, 0)?;
-            let found =
-                crate::format::pack::decode_names(&bytes, pack.number(), self.survey.store_uuid);
-            if let Err(damage) = found {
-                self.note(&names, 0..len as u64, damage, Consequence::Redundant);
+            let (len, uuid) = (file.len()?, self.survey.store_uuid);
+            let decoded = names_bytes(&*file)?.and_then(|bytes| {
+                pack::decode_names(&bytes, seen.live.listed.number, uuid).map(|_| ())
+            });
+            if let Err(damage) = decoded {
+                self.note(&names, 0..len, damage, Consequence::Redundant);
             }
-            self.checked(&names, len as u64, 0, 0);
+            self.checked(&names, len, 0, 0);
         }
         self.checked(&seen.path, seen.live.listed.bytes, checked.frames, checked.records);
         Ok(())

@@ -18,6 +18,6 @@ mod writer;
 
 pub use blocks::Blocks;
 pub use pack::{Pack, Segment};
-pub use packs::{Packs, Shelf, read_names};
+pub use packs::{Packs, Shelf, names_bytes, read_names};
 pub use part::PartFrames;
 pub use writer::{NewSegment, PackWriter};

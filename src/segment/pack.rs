@@ -259,8 +259,9 @@ impl Pack {
     pub fn read_block(&self, position: u64, len: u32) -> Result<Bytes, Error> {
         let in_file =
             position.checked_add(u64::from(len)).is_some_and(|end| end <= self.listed.bytes);
-        if !in_file {
-            let (len, available) = (u64::from(len), self.listed.bytes);
+        let len_max = pack::BLOCK_HEADER_BYTES + pack::RAW_BYTES_MAX;
+        if !in_file || len_max < len as usize {
+            let (len, available) = (u64::from(len), self.listed.bytes.min(len_max as u64));
             return Err(self.damaged(position, Damage::Length { len, available }));
         }
         let bytes = read(&*self.file, &self.path, position, len as usize)?;

@@ -1,14 +1,14 @@
 //! All packs that are alive: the one answer to where a run's earlier frames are.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use parking_lot::RwLock;
 
 use super::pack::{Pack, Segment};
 use crate::{
     error::Error,
-    format::{file_name, pack},
-    platform::{Open, Vfs},
+    format::{Damage, file_name, pack},
+    platform::{File, Open, Vfs},
     record::RunNo,
 };
 
@@ -145,14 +145,23 @@ impl Shelf {
     }
 }
 
-/// Bytes of a file of names, at most: twenty bits for each of a hundred million.
-const NAMES_BYTES_MAX: usize = 256 << 20;
-
 /// Reads the bloom filter of a pack from the file that has it once more, if that is sound.
 pub fn read_names(vfs: &dyn Vfs, number: u64, store_uuid: [u8; 16]) -> Option<Arc<[u8]>> {
     let file = vfs.open(&file_name::pack_names(number), Open::Read).ok()?;
-    let len = usize::try_from(file.len().ok()?).ok().filter(|&len| len <= NAMES_BYTES_MAX)?;
-    let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, 0).ok()?;
+    let bytes = names_bytes(&*file).ok()?.ok()?;
     pack::decode_names(&bytes, number, store_uuid).ok().map(Arc::from)
+}
+
+/// Reads a file of names, unless it is larger than any.
+///
+/// # Errors
+/// Whatever the operating system says; the inner one is its damage.
+pub fn names_bytes(file: &dyn File) -> io::Result<Result<Vec<u8>, Damage>> {
+    let (len, available) = (file.len()?, pack::NAMES_BYTES_MAX as u64);
+    if available < len {
+        return Ok(Err(Damage::Length { len, available }));
+    }
+    let mut bytes = vec![0; len as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(Ok(bytes))
 }

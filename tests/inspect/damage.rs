@@ -17,7 +17,7 @@ use braidlog::{
     record::RunNo,
 };
 
-use super::scene::{Place, Scene, places_of, records, said};
+use super::scene::{Place, Scene, places_of, records, said, spoiled};
 
 const HOW: VerifyHow = VerifyHow { jobs: 1, deep: false };
 
@@ -211,7 +211,7 @@ fn check(roles: &Roles, scene: &Scene, file: &str, at: u64, bits: u8) {
 }
 
 /// Damages in all, by `BRAIDLOG_DAMAGES`.
-fn damages() -> u64 {
+pub(crate) fn damages() -> u64 {
     let wanted = std::env::var("BRAIDLOG_DAMAGES").ok().and_then(|text| text.parse().ok());
     wanted.unwrap_or(100_000)
 }
@@ -410,32 +410,8 @@ fn no_damage_makes_the_inspection_panic_or_read_what_is_not_there() {
             let files: Vec<_> = scene.files.iter().filter(|(_, bytes)| !bytes.is_empty()).collect();
             for _ in 0..damages() / 40 / threads {
                 let (file, bytes) = files[rng.below(files.len() as u64) as usize];
-                let mut damaged = bytes.clone();
-                let at = rng.below(damaged.len() as u64) as usize;
-                match rng.below(5) {
-                    0 => damaged.truncate(at),
-                    1 => {
-                        let from = at / SECTOR_BYTES * SECTOR_BYTES;
-                        let to = damaged.len().min(from + SECTOR_BYTES);
-                        damaged[from..to].fill(0);
-                    }
-                    2 => {
-                        let len = (rng.below(600) as usize).min(damaged.len() - at);
-                        damaged[at..at + len]
-                            .iter_mut()
-                            .for_each(|byte| *byte = rng.below(256) as u8);
-                    }
-                    3 => {
-                        let other = files[rng.below(files.len() as u64) as usize].1;
-                        let len = PAGE_BYTES.min(other.len()).min(damaged.len());
-                        damaged[..len].copy_from_slice(&other[..len]);
-                    }
-                    _ => {
-                        // A length that promises much.
-                        let end = damaged.len().min(at + 4);
-                        damaged[at..end].fill(0xff);
-                    }
-                }
+                let other = files[rng.below(files.len() as u64) as usize].1;
+                let (damaged, at) = spoiled(&mut rng, bytes, other);
                 hurt.put(file, &damaged);
                 if let Ok(survey) = braidlog::offline::Directory::on(hurt.platform()).survey() {
                     verify(&survey);

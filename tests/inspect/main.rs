@@ -1,11 +1,12 @@
 //! The offline inspection: what it says of sound and of damaged directories, and that it touches none.
 //!
 //! `damage` flips bytes, cuts ends and zeroes sectors and holds what is told to what was hit;
-//! `screens` holds what every command prints over the fixtures to `tests/inspect/screens`;
+//! `budget` holds commands to a limit of memory; `screens` holds what every command prints over the fixtures to `tests/inspect/screens`;
 //! `untouched` holds that nothing is written, beside a running server too.
 
 #![allow(clippy::disallowed_methods, reason = "tests copy and hash directories")]
 
+mod budget;
 mod damage;
 mod scene;
 mod screens;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use braidlog::{
     Append, Close, Create, Delete, IfAbsent, Index, NewRecord, Options, Outcome, Retention, RunKey,
     Send, Store, Trim,
-    format::{Damage, frame::Frame, wire},
+    format::{Damage, PAGE_BYTES, SECTOR_BYTES, frame::Frame, wire},
     offline::{Directory, Item, RunLog, Survey},
     platform::{Platform, read_only::ReadOnlyVfs, sim},
     record::RunNo,
@@ -169,4 +169,32 @@ pub(crate) fn places_of(frame: &Frame) -> impl Iterator<Item = Place> {
 /// What is wrong in words, for messages of tests.
 pub(crate) fn said(damage: Option<Damage>) -> String {
     damage.map_or_else(|| "torn".to_owned(), |damage| damage.to_string())
+}
+
+/// A file with something in it that is not as it was, and where: cut off, a sector of zeros, bytes of
+/// any kind, the beginning of another file, a length that promises much.
+pub(crate) fn spoiled(rng: &mut sim::SimRng, bytes: &[u8], other: &[u8]) -> (Vec<u8>, usize) {
+    let mut spoiled = bytes.to_vec();
+    let at = rng.below(spoiled.len() as u64) as usize;
+    match rng.below(5) {
+        0 => spoiled.truncate(at),
+        1 => {
+            let from = at / SECTOR_BYTES * SECTOR_BYTES;
+            let to = spoiled.len().min(from + SECTOR_BYTES);
+            spoiled[from..to].fill(0);
+        }
+        2 => {
+            let len = (rng.below(600) as usize).min(spoiled.len() - at);
+            spoiled[at..at + len].iter_mut().for_each(|byte| *byte = rng.below(256) as u8);
+        }
+        3 => {
+            let len = PAGE_BYTES.min(other.len()).min(spoiled.len());
+            spoiled[..len].copy_from_slice(&other[..len]);
+        }
+        _ => {
+            let end = spoiled.len().min(at + 4);
+            spoiled[at..end].fill(0xff);
+        }
+    }
+    (spoiled, at)
 }

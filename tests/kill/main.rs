@@ -18,6 +18,7 @@ mod support;
 use std::{
     env,
     hash::{BuildHasher, RandomState},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -32,7 +33,7 @@ use braidlog::{
 
 use self::{
     history::Call,
-    support::{APART, KillOnPanic, Server, Watchdog},
+    support::{APART, KillOnPanic, Server, Watchdog, braidlog},
 };
 
 const RUNS: u64 = 4;
@@ -42,8 +43,10 @@ const TAILS: u64 = 4;
 const STREAM: &str = "out";
 /// Acknowledged appends between two kills, at most.
 const BETWEEN: u64 = 400;
-/// How long it may take, for each kill.
-const LIMIT_EACH: Duration = Duration::from_secs(5);
+/// How long it may go without an append or a kill.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Small slots, so that a start has little to prepare.
+const SLOT_BYTES: &str = "4MiB";
 
 /// SplitMix64: small, and good enough to choose moments.
 struct Random(u64);
@@ -135,6 +138,14 @@ async fn follow(client: Client, run: u64) -> Vec<String> {
     }
 }
 
+fn start(data_dir: &Path, address: &str) -> Server {
+    let mut command = braidlog();
+    command
+        .args(["serve", "--listen", address, "--data-dir"])
+        .env("BRAIDLOG_SLOT_BYTES", SLOT_BYTES);
+    Server::from_command(command.arg(data_dir))
+}
+
 /// All records of a run.
 async fn read(client: &Client, run: u64) -> Vec<String> {
     let (mut query, mut all) = (Query::stream(run_name(run), STREAM), Vec::new());
@@ -161,15 +172,16 @@ fn every_log_explains_all_that_anybody_was_told_although_the_server_is_killed_ag
     );
     let progress = Arc::new(Progress::default());
     let told = progress.clone();
-    let _watchdog = Watchdog::start(LIMIT_EACH * (kills as u32 + 12), move || {
+    let _watchdog = Watchdog::start(LIMIT, move || {
         let get = |number: &AtomicU64| number.load(Ordering::SeqCst);
         let (acked, kills) = (get(&told.acked), get(&told.kills));
-        format!("{acked} appends acknowledged, {kills} kills (seed {seed})")
+        let is_over = told.is_over.load(Ordering::SeqCst);
+        format!("{acked} appends acknowledged, {kills} kills, over: {is_over} (seed {seed})")
     });
     let _all = KillOnPanic;
     let folder = tempfile::tempdir().expect("folder");
     let data_dir = folder.path().join("data");
-    let mut server = Server::start_at(&data_dir, APART);
+    let mut server = start(&data_dir, APART);
     let (address, url) = (server.address.clone(), server.url());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -199,6 +211,9 @@ fn every_log_explains_all_that_anybody_was_told_although_the_server_is_killed_ag
     for _ in 0..kills {
         let goal = progress.acked.load(Ordering::SeqCst) + 1 + random.below(BETWEEN);
         while progress.acked.load(Ordering::SeqCst) < goal {
+            let ended = writers.iter().filter(|(_, writer)| writer.is_finished()).count()
+                + tails.iter().filter(|(_, tail)| tail.is_finished()).count();
+            assert_eq!(ended, 0, "writers and tails panicked, see above (seed {seed})");
             std::thread::sleep(Duration::from_millis(1));
         }
         if random.below(4) == 0 {
@@ -212,7 +227,7 @@ fn every_log_explains_all_that_anybody_was_told_although_the_server_is_killed_ag
         }
         server.process().kill();
         progress.kills.fetch_add(1, Ordering::SeqCst);
-        server = Server::start_at(&data_dir, &address);
+        server = start(&data_dir, &address);
     }
     progress.is_over.store(true, Ordering::SeqCst);
     let mut calls: Vec<Vec<Call>> = vec![Vec::new(); RUNS as usize];

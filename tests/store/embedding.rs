@@ -514,3 +514,35 @@ async fn what_is_trimmed_gives_its_space_back_and_is_told_as_one_gap() {
     drop(store);
     check(&open(&folder)).await;
 }
+
+/// Stores that are closed while a flush runs beside.
+const CLOSES: usize = 40;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_is_given_back_when_nobody_writes_to_it_any_more() {
+    let folder = TempDir::new().expect("folder");
+    let run = RunKey::new("run_1");
+    // Handles are kept: a store is closed by `close`, not by the end of its last handle.
+    let mut closed = Vec::new();
+    for round in 0..CLOSES {
+        let store = open(&folder);
+        let big = append("out", &["x".repeat(20_000).as_str()]);
+        store.append(&run, big, IfAbsent::Create).await.expect("appended");
+        let flush = tokio::spawn({
+            let store = store.clone();
+            async move { store.flush().await }
+        });
+        if round % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
+        store.close().await.expect("closed");
+        let next = open(&folder);
+        next.close().await.expect("closed");
+        let flushed = flush.await.expect("a flush ends when the store does");
+        assert!(matches!(flushed, Ok(()) | Err(Error::ShuttingDown)), "{flushed:?}");
+        closed.extend([store, next]);
+    }
+    let store = open(&folder);
+    let page = store.read(Query::stream(run, "out")).await.expect("page");
+    assert_eq!(page.records.count as usize, CLOSES);
+}

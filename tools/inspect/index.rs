@@ -1,14 +1,17 @@
-//! `index check`: whether the secondary index has the runs that the log has.
+//! `index check`: whether the secondary index has the runs that the log has, in the lists where they
+//! belong.
 //!
 //! The database of the index writes when it is opened, so a copy of its newest generation is opened, in
-//! a folder for temporary files that is removed at the end. Compared are the runs by number and time of
-//! creation, not their tags and statuses.
+//! a folder for temporary files that is removed at the end. Every list is compared: by status, tag,
+//! task and batch. While runs are behind, as they are beside a running server, a list is not looked
+//! through for runs that do not belong there; nor is a list of a tag, task or batch that no run has.
 //!
 //! JSON, one object a line: `index_entry` with `what` (`missing`: the log has it and the index not;
-//! `surplus`: the other way round), `namespace`, `run_id`, `run_no`, for the first twenty; then
-//! `index_checked` with `generation`, `entries`, `runs`, `missing`, `surplus`, `behind` (runs that
-//! differ, and that the log changed behind what the index has applied: caught up at the next start),
-//! `problem` (why the index cannot be used, if so) and `exit`.
+//! `surplus`: the other way round; `differs`: it is in other lists than it should be), `namespace`,
+//! `run_id`, `run_no`, for the first twenty; then `index_checked` with `generation`, `entries`, `runs`,
+//! `missing`, `surplus`, `differing`, `behind` (runs that differ, and that the log changed behind what
+//! the index has applied: caught up at the next start), `problem` (why the index cannot be used, if so)
+//! and `exit`.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -20,9 +23,13 @@ use std::{
 
 use braidlog::{
     format::file_name,
-    index::{By, GuardedIndex, IndexError, IndexOptions, Position, Scan, SecondaryIndex},
+    index::{
+        By, GuardedIndex, Hit, IndexError, IndexOptions, Position, Row, STATUS_COMPLETED, Scan,
+        SecondaryIndex,
+    },
     offline::{Directory, Holder, RunFilter, RunName, Survey},
     platform::{Open, RelPath, Vfs, os, os::OsVfs},
+    proto::RunStatus,
     record::RunNo,
 };
 use clap::{Args, Subcommand};
@@ -73,6 +80,7 @@ struct Checked {
     runs: u64,
     missing: u64,
     surplus: u64,
+    differing: u64,
     behind: u64,
     problem: Option<String>,
     exit: u8,
@@ -133,7 +141,8 @@ pub(crate) fn run(context: &mut Context, args: &IndexArgs) -> Result<Exit, Failu
     }
     drop(folder);
     checked.r#type = "index_checked";
-    let is_stale = checked.problem.is_some() || checked.missing + checked.surplus != 0;
+    let is_stale =
+        checked.problem.is_some() || checked.missing + checked.surplus + checked.differing != 0;
     let exit = match context.ended(&survey) {
         Exit::Ok if is_stale => Exit::Stale,
         exit => exit,
@@ -156,7 +165,7 @@ fn print(context: &mut Context, checked: &Checked, named: &[Differing]) -> Resul
     if context.json {
         return out.json(checked);
     }
-    let Checked { entries, runs, missing, surplus, behind, .. } = checked;
+    let Checked { entries, runs, missing, surplus, differing, behind, .. } = checked;
     let generation = checked.generation.as_deref().unwrap_or("none");
     out.line(format!("index     {generation}   {entries} entries for {runs} runs"))?;
     if let Some(problem) = &checked.problem {
@@ -167,11 +176,11 @@ fn print(context: &mut Context, checked: &Checked, named: &[Differing]) -> Resul
     if *behind != 0 {
         out.line(format!("behind    {behind} runs: normal, caught up at the next start"))?;
     }
-    match missing + surplus {
-        0 => out.line("fits      the index has the runs that the log has"),
+    match missing + surplus + differing {
+        0 => out.line("fits      the index has the runs that the log has, in the lists where they belong"),
         _ => out.line(format!(
-            "STALE     {missing} missing, {surplus} surplus   stop the server and remove the folder \
-             `index`: it is made again from the log at the next start"
+            "STALE     {missing} missing, {surplus} surplus, {differing} in other lists   stop the server \
+             and remove the folder `index`: it is made again from the log at the next start"
         )),
     }
 }
@@ -276,7 +285,9 @@ fn compare(
         checked.problem = Some(format!("it has block {applied}, and the log ends before"));
     }
     let last_blocks = last_blocks(survey);
-    let is_behind = |run_no| last_blocks.get(&run_no).is_some_and(|block_no| applied <= *block_no);
+    let (lists, differing) = Default::default();
+    let mut comparison =
+        Comparison { index, applied, last_blocks, lists, differing, checked, named };
     let (mut known, mut namespaces): (HashSet<RunNo>, BTreeSet<Arc<str>>) = Default::default();
     namespaces.insert("default".into());
     let mut failed = None;
@@ -287,23 +298,9 @@ fn compare(
             return Ok(());
         };
         namespaces.insert(state.namespace.clone());
-        if failed.is_some() || run.is_deleted || state.run_id.starts_with(KEY_PREFIX) {
-            return Ok(());
-        }
-        checked.runs += 1;
-        known.insert(run.run_no);
-        let position = Position { created_ms: state.created_ms, run_no: run.run_no };
-        match has(index, &state.namespace, position) {
-            Ok(true) => {}
-            Ok(false) if is_behind(run.run_no) => checked.behind += 1,
-            Ok(false) => {
-                checked.missing += 1;
-                if named.len() < NAMED_MAX {
-                    let name = RunName::of(state);
-                    named.push(Differing { what: "missing", name, run_no: run.run_no });
-                }
-            }
-            Err(error) => failed = Some(error),
+        if failed.is_none() && !run.is_deleted && !state.run_id.starts_with(KEY_PREFIX) {
+            known.insert(run.run_no);
+            failed = comparison.compare_run(&Row::of(state)).err();
         }
         Ok(())
     });
@@ -313,48 +310,186 @@ fn compare(
     if let Err(error) = visited {
         return Ok(Err(error.into()));
     }
-    let mut met = 0;
-    for namespace in namespaces {
-        let mut scan =
-            Scan { namespace, by: By::All, created_ms: 0..u64::MAX, after: None, limit: 1_000 };
-        loop {
-            let found = index.scan(&scan)?;
-            met += found.hits.len() as u64;
-            for hit in found.hits {
-                let run_no = hit.position.run_no;
-                if known.contains(&run_no) {
-                    continue;
-                }
-                if is_behind(run_no) {
-                    checked.behind += 1;
-                    continue;
-                }
-                checked.surplus += 1;
-                if named.len() < NAMED_MAX {
-                    let name = RunName { namespace: scan.namespace.clone(), run_id: hit.run_id };
-                    named.push(Differing { what: "surplus", name, run_no });
-                }
-            }
-            match found.next {
-                Some(next) => scan.after = Some(next),
-                None => break,
-            }
-        }
+    comparison.find_surplus(&known, namespaces)?;
+    if comparison.checked.behind != 0 {
+        return Ok(Ok(()));
     }
-    // Those of namespaces that no run of the log is in.
-    checked.surplus += checked.entries.saturating_sub(met);
+    let mixed = comparison.mixed_lists()?;
+    if mixed.is_empty() {
+        return Ok(Ok(()));
+    }
+    let mut members: HashMap<List, HashSet<RunNo>> =
+        mixed.into_iter().map(|list| (list, HashSet::new())).collect();
+    let visited = survey.each_run(RunFilter::default(), |run| {
+        let Ok(state) = &run.state else { return Ok(()) };
+        let row = Row::of(state);
+        for by in row.lists() {
+            let list = (row.namespace.clone(), by);
+            members.get_mut(&list).map(|members| members.insert(run.run_no));
+        }
+        Ok(())
+    });
+    if let Err(error) = visited {
+        return Ok(Err(error.into()));
+    }
+    comparison.find_misplaced(&members, &known)?;
     Ok(Ok(()))
 }
 
-/// Whether the index has a run.
-fn has(index: &GuardedIndex, namespace: &Arc<str>, position: Position) -> Result<bool, IndexError> {
-    let Position { created_ms, run_no } = position;
+/// A list of a namespace.
+type List = (Arc<str>, By);
+
+/// The index beside the log, as far as both were looked at.
+struct Comparison<'a> {
+    index: &'a GuardedIndex,
+    applied: u64,
+    last_blocks: HashMap<RunNo, u64>,
+    /// How many runs each list should have.
+    lists: HashMap<List, u64>,
+    /// Runs that are in other lists than they should be.
+    differing: HashSet<RunNo>,
+    checked: &'a mut Checked,
+    named: &'a mut Vec<Differing>,
+}
+
+impl Comparison<'_> {
+    fn is_behind(&self, run_no: RunNo) -> bool {
+        self.last_blocks.get(&run_no).is_some_and(|block_no| self.applied <= *block_no)
+    }
+
+    fn name(&mut self, what: &'static str, namespace: &Arc<str>, run_id: &Arc<str>, run_no: RunNo) {
+        if self.named.len() < NAMED_MAX {
+            let name = RunName { namespace: namespace.clone(), run_id: run_id.clone() };
+            self.named.push(Differing { what, name, run_no });
+        }
+    }
+
+    /// Looks for a run of the log in every list that should have it.
+    fn compare_run(&mut self, row: &Row) -> Result<(), IndexError> {
+        self.checked.runs += 1;
+        let mut what = None;
+        for by in row.lists() {
+            let list = (row.namespace.clone(), by);
+            let found = hit(self.index, &list, row.position())?;
+            let wrong = match found {
+                None if list.1 == By::All => Some("missing"),
+                Some(hit) if hit.status == row.status && hit.run_id == row.run_id => None,
+                _ => Some("differs"),
+            };
+            what = what.or(wrong);
+            *self.lists.entry(list).or_default() += 1;
+        }
+        let Some(what) = what else { return Ok(()) };
+        if self.is_behind(row.run_no) {
+            self.checked.behind += 1;
+            return Ok(());
+        }
+        match what {
+            "missing" => self.checked.missing += 1,
+            _ => {
+                self.checked.differing += 1;
+                self.differing.insert(row.run_no);
+            }
+        }
+        self.name(what, &row.namespace, &row.run_id, row.run_no);
+        Ok(())
+    }
+
+    /// Looks through all that the index has, for runs that the log has not.
+    fn find_surplus(
+        &mut self,
+        known: &HashSet<RunNo>,
+        namespaces: BTreeSet<Arc<str>>,
+    ) -> Result<(), IndexError> {
+        let (index, mut met) = (self.index, 0);
+        for namespace in namespaces {
+            for status in (0..=u8::MAX).filter(|&status| is_status(status)) {
+                self.lists.entry((namespace.clone(), By::Status(status))).or_default();
+            }
+            let list = (namespace, By::All);
+            each_hit(index, &list, |hit| {
+                met += 1;
+                let run_no = hit.position.run_no;
+                if known.contains(&run_no) {
+                    return;
+                }
+                if self.is_behind(run_no) {
+                    self.checked.behind += 1;
+                    return;
+                }
+                self.checked.surplus += 1;
+                self.name("surplus", &list.0, &hit.run_id, run_no);
+            })?;
+        }
+        // Those of namespaces that no run of the log is in.
+        self.checked.surplus += self.checked.entries.saturating_sub(met);
+        Ok(())
+    }
+
+    /// The lists that have more runs than they should.
+    fn mixed_lists(&self) -> Result<Vec<List>, IndexError> {
+        let mut mixed = Vec::new();
+        for (list, wanted) in &self.lists {
+            let mut met = 0;
+            each_hit(self.index, list, |_| met += 1)?;
+            // Which are too many of all is told by `find_surplus`; the completed have no list.
+            if *wanted < met && !matches!(list.1, By::All | By::Status(STATUS_COMPLETED)) {
+                mixed.push(list.clone());
+            }
+        }
+        Ok(mixed)
+    }
+
+    /// Finds the runs of the log in lists that have others as members only.
+    fn find_misplaced(
+        &mut self,
+        members: &HashMap<List, HashSet<RunNo>>,
+        known: &HashSet<RunNo>,
+    ) -> Result<(), IndexError> {
+        for (list, members) in members {
+            each_hit(self.index, list, |hit| {
+                let run_no = hit.position.run_no;
+                let is_told = members.contains(&run_no) || !known.contains(&run_no);
+                if !is_told && self.differing.insert(run_no) {
+                    self.checked.differing += 1;
+                    self.name("differs", &list.0, &hit.run_id, run_no);
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn is_status(number: u8) -> bool {
+    RunStatus::try_from(i32::from(number)).is_ok()
+}
+
+/// A run where it stands in a list, if it does.
+fn hit(index: &GuardedIndex, list: &List, at: Position) -> Result<Option<Hit>, IndexError> {
     let scan = Scan {
-        namespace: namespace.clone(),
-        by: By::All,
-        created_ms: created_ms..created_ms.saturating_add(1),
-        after: Some(Position { created_ms, run_no: RunNo(run_no.0.saturating_add(1)) }),
+        namespace: list.0.clone(),
+        by: list.1.clone(),
+        created_ms: at.created_ms..at.created_ms.saturating_add(1),
+        after: Some(Position { run_no: RunNo(at.run_no.0.saturating_add(1)), ..at }),
         limit: 1,
     };
-    Ok(index.scan(&scan)?.hits.first().is_some_and(|hit| hit.position == position))
+    Ok(index.scan(&scan)?.hits.into_iter().next().filter(|hit| hit.position == at))
+}
+
+/// Gives every run of a list to `visit`.
+fn each_hit(
+    index: &GuardedIndex,
+    list: &List,
+    mut visit: impl FnMut(Hit),
+) -> Result<(), IndexError> {
+    let (namespace, by) = list.clone();
+    let mut scan = Scan { namespace, by, created_ms: 0..u64::MAX, after: None, limit: 1_000 };
+    loop {
+        let found = index.scan(&scan)?;
+        found.hits.into_iter().for_each(&mut visit);
+        match found.next {
+            Some(next) => scan.after = Some(next),
+            None => return Ok(()),
+        }
+    }
 }
