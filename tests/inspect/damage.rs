@@ -14,7 +14,6 @@ use braidlog::{
         Ending, Item, NewStore, RunFilter, RunLog, Survey, Verification, VerifyHow, salvage,
     },
     platform::sim::{self, SimRng},
-    record::RunNo,
 };
 
 use super::scene::{Place, Scene, places_of, records, said, spoiled};
@@ -43,6 +42,8 @@ struct Roles {
     /// Stretches of files, in order; what is in none of them counts, and hits no record.
     stretches: BTreeMap<String, Vec<(Range<u64>, Role)>>,
     all: BTreeSet<Place>,
+    /// Where each of them is read from.
+    places: BTreeMap<Place, (String, u64)>,
 }
 
 impl Roles {
@@ -102,7 +103,7 @@ impl Roles {
             .expect("sound");
         }
         stretches.values_mut().for_each(|roles| roles.sort_by_key(|(range, _)| range.start));
-        Self { scene, stretches, all }
+        Self { scene, stretches, all, places: counted }
     }
 
     fn role(&self, file: &str, at: u64) -> Role {
@@ -311,7 +312,7 @@ fn an_end_cut_off_in_what_was_never_acknowledged_is_no_corruption() {
 #[test]
 fn what_is_recovered_is_every_record_that_is_intact_and_every_range_that_is_not_is_listed() {
     let roles = Roles::of(Scene::killed());
-    let rounds = 40;
+    let rounds = 200;
     let damaged_records = AtomicU64::new(0);
     in_threads(|thread, threads| {
         for round in (0..rounds).filter(|round| round % threads == thread) {
@@ -343,6 +344,8 @@ fn what_is_recovered_is_every_record_that_is_intact_and_every_range_that_is_not_
             let mut store = NewStore::on(platform, identity, Default::default()).expect("new");
             let found = salvage(&survey, &mut store, &mut |_| {}).expect("salvaged");
             store.finish().expect("finished");
+            let damaged = verify(&survey);
+            let unattributed = damaged.unattributed(&survey, &found.losses);
             // The result opens, verifies clean, and has what can be read.
             let new =
                 braidlog::offline::Directory::on(sim::platform(&to, &sim::SimClock::new(1), 8));
@@ -364,12 +367,17 @@ fn what_is_recovered_is_every_record_that_is_intact_and_every_range_that_is_not_
             };
             let left_out: u64 = found.left_out.iter().map(|left| left.records).sum();
             assert!(left_out <= 8, "round {round}: {:?}", found.left_out);
-            let known = |place: &&Place| recovered.iter().any(|other| other.0 == place.0);
+            // Of what nothing names, the place where it stood is listed.
+            let is_in = |place: &Place| {
+                let (file, at) = &roles.places[place];
+                unattributed
+                    .iter()
+                    .any(|(other, range)| other.as_str() == file && range.contains(at))
+            };
             let unlisted: Vec<_> = roles
                 .all
                 .difference(&recovered)
-                .filter(known)
-                .filter(|place| !listed(place) && !is_last(place, &roles.all, &recovered))
+                .filter(|place| !listed(place) && !is_in(place) && !is_left_out(place))
                 .collect();
             assert!(unlisted.is_empty(), "round {round}: {unlisted:?} {:?}", found.losses);
             damaged_records.fetch_add(hit.len() as u64, Ordering::Relaxed);
@@ -390,12 +398,6 @@ fn unknown_tail(losses: &[braidlog::offline::Loss], place: &Place, kept: &BTreeS
                 stream.to.is_none() && stream.stream.0 == place.2 && stream.from.0 <= place.3
             })
     }) && !kept.contains(place)
-}
-
-/// Whether nothing of the run is left behind a place: nothing can tell then that it ever was.
-fn is_last(place: &Place, all: &BTreeSet<Place>, kept: &BTreeSet<Place>) -> bool {
-    let behind = all.range((place.0, place.1 + 1, 0, 0)..(RunNo(place.0.0 + 1), 0, 0, 0));
-    behind.clone().all(|other| !kept.contains(other))
 }
 
 #[test]

@@ -1,15 +1,19 @@
 //! `recover`: everything that is sound, into a new directory; every range that is lost is told.
 //!
-//! JSON, one object a line: `loss` as `verify` shows it; `left_out` with `run_no`, `run_id`, `records`, `why`; `renamed`
+//! Where records are lost of which nothing says whose they were, the place is told instead.
+//!
+//! JSON, one object a line: `loss` as `verify` shows it; `unattributed` with `file`, `position`, `until`;
+//! `left_out` with `run_no`, `run_id`, `records`, `why`; `renamed`
 //! with `run_no`, `run_id`; `recovered` with `to`, `runs`, `deleted`, `frames`, `records`, `packs`, `bytes`, `losses`,
-//! `records_lost`, `exit`.
+//! `records_lost`, `unattributed`, `exit`.
 
-use std::path::PathBuf;
+use std::{ops::Range, path::PathBuf};
 
 use braidlog::{
     Codec,
     format::identity::StoreIdentity,
-    offline::{NewStore, Salvaged, salvage},
+    offline::{NewStore, Salvaged, VerifyHow, salvage},
+    platform::RelPath,
     present::quantity::size,
 };
 use clap::Args;
@@ -47,6 +51,14 @@ struct RenamedRow<'a> {
 }
 
 #[derive(Serialize)]
+struct PlaceRow<'a> {
+    r#type: &'static str,
+    file: &'a str,
+    position: u64,
+    until: u64,
+}
+
+#[derive(Serialize)]
 struct Sum {
     r#type: &'static str,
     to: String,
@@ -58,6 +70,7 @@ struct Sum {
     bytes: u64,
     losses: usize,
     records_lost: u64,
+    unattributed: usize,
     exit: u8,
 }
 
@@ -71,7 +84,10 @@ pub(crate) fn run(context: &mut Context, args: &RecoverArgs) -> Result<Exit, Fai
     let mut store = NewStore::create(&args.to, identity, Codec::default())?;
     let found = salvage(&survey, &mut store, &mut |_| {})?;
     let built = store.finish()?;
-    let is_whole = found.losses.is_empty() && found.left_out.is_empty();
+    let jobs = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let verified = survey.verify(VerifyHow { jobs, deep: false }, &|_, _| {})?;
+    let unattributed = verified.unattributed(&survey, &found.losses);
+    let is_whole = found.losses.is_empty() && found.left_out.is_empty() && unattributed.is_empty();
     let exit = if is_whole { Exit::Ok } else { Exit::Corrupt };
     let records_lost = found.losses.iter().map(|loss| loss.seq.end.0 - loss.seq.start.0).sum();
     let sum = Sum {
@@ -85,18 +101,28 @@ pub(crate) fn run(context: &mut Context, args: &RecoverArgs) -> Result<Exit, Fai
         bytes: built.bytes,
         losses: found.losses.len(),
         records_lost,
+        unattributed: unattributed.len(),
         exit: exit as u8,
     };
     match context.json {
-        true => json(context, &found, sum)?,
-        false => text(context, &found, &sum)?,
+        true => json(context, &found, &unattributed, sum)?,
+        false => text(context, &found, &unattributed, &sum)?,
     }
     Ok(exit)
 }
 
-fn json(context: &mut Context, found: &Salvaged, sum: Sum) -> Result<(), Failure> {
+fn json(
+    context: &mut Context,
+    found: &Salvaged,
+    unattributed: &[(&RelPath, Range<u64>)],
+    sum: Sum,
+) -> Result<(), Failure> {
     for loss in &found.losses {
         context.out.json(loss_row(loss))?;
+    }
+    for (file, range) in unattributed {
+        let (file, position, until) = (file.as_str(), range.start, range.end);
+        context.out.json(PlaceRow { r#type: "unattributed", file, position, until })?;
     }
     for left in &found.left_out {
         context.out.json(LeftOutRow {
@@ -114,10 +140,20 @@ fn json(context: &mut Context, found: &Salvaged, sum: Sum) -> Result<(), Failure
     context.out.json(sum)
 }
 
-fn text(context: &mut Context, found: &Salvaged, sum: &Sum) -> Result<(), Failure> {
+fn text(
+    context: &mut Context,
+    found: &Salvaged,
+    unattributed: &[(&RelPath, Range<u64>)],
+    sum: &Sum,
+) -> Result<(), Failure> {
     for loss in &found.losses {
         let at = format!("{}@{:#x}", loss.cause.file, loss.cause.position);
         context.out.line(format!("✗ {}  ({at})", loss_text(loss)))?;
+    }
+    for (file, Range { start, end }) in unattributed {
+        context.out.line(format!(
+            "✗ LOST  {file}@{start:#x}..{end:#x}  nothing says whose, beyond what is listed above"
+        ))?;
     }
     for left in &found.left_out {
         let name = match &left.name {
@@ -132,9 +168,13 @@ fn text(context: &mut Context, found: &Salvaged, sum: &Sum) -> Result<(), Failur
     for (run_no, name) in &found.renamed {
         context.out.line(format!("! run #{}: its name is lost; it is {name} now", run_no.0))?;
     }
-    let lost = match sum.losses {
-        0 => "nothing is lost".to_owned(),
-        n => format!("{} records in {n} places are lost", sum.records_lost),
+    let lost = match (sum.losses, sum.unattributed) {
+        (0, 0) => "nothing is lost".to_owned(),
+        (n, 0) => format!("{} records in {n} places are lost", sum.records_lost),
+        (n, more) => format!(
+            "{} records in {n} places are lost, and what stood in {more} more",
+            sum.records_lost
+        ),
     };
     context.out.line(format!(
         "recovered {} runs, {} records into {} ({}); {lost}",
