@@ -120,7 +120,7 @@ impl Directory {
         };
         let model = &self.model;
         let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            survey(&store, model, &mut SimRng::new(3));
+            survey(&store, model, &mut SimRng::new(3), 1);
         }));
         if whole.is_ok() { Outcome::Whole } else { Outcome::Lost }
     }
