@@ -13,7 +13,7 @@ use super::{
 /// Runs that callers write to.
 pub const RUNS: u64 = 4;
 /// Five of these fit the frame that fits the smallest slot.
-const BODY_MAX: u64 = 4_400;
+const BODY_MAX: u64 = 3_900;
 const STREAMS: u64 = 3;
 const PRODUCERS: u64 = 2;
 /// Fewer than the store remembers the positions of.
