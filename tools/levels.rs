@@ -13,11 +13,14 @@ use serde_json::Value;
 pub(crate) struct Tests(BTreeMap<String, PathBuf>);
 
 impl Tests {
-    /// Builds them.
-    pub(crate) fn build(names: &[&str]) -> Self {
+    /// Builds them, optimised or not.
+    pub(crate) fn build(names: &[&str], release: bool) -> Self {
         let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         let mut command = Command::new(cargo);
         command.args(["test", "--no-run", "--message-format=json", "--all-features"]);
+        if release {
+            command.arg("--release");
+        }
         for name in names {
             command.args(["--test", name]);
         }

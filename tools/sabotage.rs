@@ -209,7 +209,7 @@ fn main() -> ExitCode {
         .map(|name| Bug::named(&name).unwrap_or_else(|| panic!("no bug is named {name}")))
         .collect();
     let bugs = if named.is_empty() { Bug::ALL.to_vec() } else { named };
-    let tests = Tests::build(&["crash", "model", "core"]);
+    let tests = Tests::build(&["crash", "model", "core"], false);
     let started = Instant::now();
     let mut levels: Vec<Level> =
         bugs.iter().flat_map(|bug| Level::against(*bug)).copied().collect();

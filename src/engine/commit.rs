@@ -21,7 +21,7 @@ use super::{
 use crate::{
     error::Error,
     format::{
-        block::{BLOCK_HEADER_BYTES, BLOCK_TRAILER_BYTES, FLAG_CLEAN, FLAG_IDLE},
+        block::{BLOCK_HEADER_BYTES, BLOCK_TRAILER_BYTES, FLAG_CLEAN, FLAG_IDLE, block_bytes},
         manifest::{Edit, ListedSlot},
         segment::JournalPoint,
         slot::{SlotHeader, SlotKind},
@@ -69,7 +69,7 @@ pub(super) struct Start {
 
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>, supply: Arc<Supply>, start: Start) -> Self {
-        shared.queue.note_remaining(start.writer.remaining());
+        shared.queue.note_remaining(remaining(&start.writer));
         Self {
             shared,
             supply,
@@ -114,7 +114,7 @@ impl Committer {
             return Progress::Stopped;
         }
         self.ask_for_slot();
-        let mut taken = self.shared.queue.take(payload_max(self.writer.remaining()));
+        let mut taken = self.shared.queue.take(payload_max(remaining(&self.writer)));
         if taken.items.is_empty() {
             let Some(frame_bytes) = taken.next_frame else { return Progress::Idle };
             match self.change_slot() {
@@ -122,7 +122,7 @@ impl Committer {
                 Ok(false) => return Progress::WaitsForSlot,
                 Err(error) => return self.stop("change the journal slot", &error, Vec::new()),
             }
-            taken = self.shared.queue.take(payload_max(self.writer.remaining()));
+            taken = self.shared.queue.take(payload_max(remaining(&self.writer)));
             assert!(!taken.items.is_empty(), "a frame of {frame_bytes} bytes passed admission");
         }
         if taken.payload_bytes == 0 {
@@ -231,7 +231,7 @@ impl Committer {
     }
 
     fn note_remaining(&self) {
-        self.shared.queue.note_remaining(self.writer.remaining());
+        self.shared.queue.note_remaining(remaining(&self.writer));
     }
 
     /// Has the next slot made while half of this one is still free.
@@ -282,8 +282,8 @@ impl Committer {
         }
     }
 
-    /// Writes an empty block that proves that the one before had been durable. Skipped when the
-    /// slot is full: the next slot's listing proves the same.
+    /// Writes an empty block that proves that the one before had been durable. There is room for
+    /// it, unless an earlier mark took that and proves the same.
     pub(super) fn mark_idle(&mut self) -> Progress {
         self.write_mark(FLAG_IDLE)
     }
@@ -322,6 +322,13 @@ impl Committer {
         self.shared.queue.end(&unknown);
         Progress::Stopped
     }
+}
+
+/// Bytes of the slot that blocks of frames may take. A page is left behind the last of them for its
+/// mark: without one, nothing tells damage of it from a write that the power cut tore, for as long
+/// as nothing else is written.
+fn remaining(writer: &BlockWriter) -> u64 {
+    writer.remaining().saturating_sub(block_bytes(0) as u64)
 }
 
 /// Largest payload of a block that fits so many bytes.

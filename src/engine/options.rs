@@ -148,9 +148,9 @@ impl Options {
         Ok(())
     }
 
-    /// Largest frame that fits every slot of this store.
+    /// Largest frame that fits every slot of this store, with the mark behind its block.
     pub(super) fn frame_bytes_max(&self) -> usize {
         let slot = self.slot_bytes.min(self.slot_bytes_first) as usize;
-        slot - FIRST_BLOCK_AT - block_bytes(0)
+        slot - FIRST_BLOCK_AT - 2 * block_bytes(0)
     }
 }

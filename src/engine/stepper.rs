@@ -46,7 +46,12 @@ impl Stepper {
     pub fn step(&mut self) -> Progress {
         self.shared.look_at_space();
         self.shared.supply.step(&*self.shared.platform.vfs);
-        self.committer.step()
+        let progress = self.committer.step();
+        if progress == Progress::Stopped {
+            // As at the end of the committer's thread: whoever stopped the store, nobody waits on.
+            self.shared.queue.end(&self.shared.unknown());
+        }
+        progress
     }
 
     /// Goes on copying frames into packs, or begins to: whether or not it is due.

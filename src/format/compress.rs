@@ -3,6 +3,8 @@
 //! What it deliberately does not do: choose. The caller says which codec; a block that does not get
 //! smaller is stored as it is.
 
+use std::cell::RefCell;
+
 use super::Damage;
 
 /// How a block's payload is stored.
@@ -89,6 +91,23 @@ impl Compressor {
     }
 }
 
+thread_local! {
+    /// To make one asks the processor what it can do, which a virtual machine answers in tens of
+    /// microseconds: more than it takes to read a small block.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+        const { RefCell::new(None) };
+}
+
+/// The bytes of a zstd frame; none if it is not one, or holds more than `raw_len` bytes.
+fn decompress_zstd(stored: &[u8], raw_len: usize) -> Option<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        if kept.is_none() {
+            *kept = zstd::bulk::Decompressor::new().ok();
+        }
+        kept.as_mut()?.decompress(stored, raw_len).ok()
+    })
+}
+
 /// Takes the compression off a payload whose CRC holds. `raw_len` was checked against a limit by
 /// the caller.
 ///
@@ -96,12 +115,12 @@ impl Compressor {
 /// [`Damage::ContentCrc`] if the bytes are not what the codec made of `raw_len` bytes.
 pub fn decompress(codec: Codec, stored: &[u8], raw_len: usize) -> Result<Vec<u8>, Damage> {
     let raw = match codec {
-        Codec::None => Ok(stored.to_vec()),
-        Codec::Lz4 => lz4_flex::block::decompress(stored, raw_len).map_err(drop),
-        Codec::Zstd => zstd::bulk::decompress(stored, raw_len).map_err(drop),
+        Codec::None => Some(stored.to_vec()),
+        Codec::Lz4 => lz4_flex::block::decompress(stored, raw_len).ok(),
+        Codec::Zstd => decompress_zstd(stored, raw_len),
     };
     match raw {
-        Ok(raw) if raw.len() == raw_len => Ok(raw),
+        Some(raw) if raw.len() == raw_len => Ok(raw),
         _ => Err(Damage::ContentCrc),
     }
 }

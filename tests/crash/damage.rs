@@ -120,7 +120,7 @@ impl Directory {
         };
         let model = &self.model;
         let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            survey(&store, model, &mut SimRng::new(3));
+            survey(&store, model, &mut SimRng::new(3), 1);
         }));
         if whole.is_ok() { Outcome::Whole } else { Outcome::Lost }
     }
@@ -332,13 +332,6 @@ fn a_file_that_is_gone_or_cut_short_is_refused() {
     });
 }
 
-/// Overwrites bytes of a file, in the file's last state.
-fn overwrite(disk: &SimDisk, path: &str, at: u64, bytes: &[u8]) {
-    let mut content = disk.read_file(path).expect("a file");
-    content[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
-    disk.write_file(path, &content);
-}
-
 #[test]
 fn a_block_or_a_file_that_stands_in_the_place_of_another_is_refused() {
     let directory = Directory::of_slots(Ended::Marked, 3);
@@ -354,8 +347,7 @@ fn a_block_or_a_file_that_stands_in_the_place_of_another_is_refused() {
         if source.len() < to.place.start as usize + misplaced.len() {
             continue;
         }
-        let outcome =
-            directory.damaged(|disk| overwrite(disk, &to.path, to.place.start, misplaced));
+        let outcome = directory.damaged(|disk| disk.overwrite(&to.path, to.place.start, misplaced));
         // The newest block is a mark: to lose it loses nothing, but it is noticed all the same.
         assert_eq!(outcome, to.refused(), "{:?} of {} at {:?}", from.place, from.path, to.place);
     }
@@ -398,7 +390,7 @@ fn a_sound_block_of_another_use_number_or_past_is_refused() {
         let written_as = |draft: &BlockDraft| {
             let mut out = Vec::new();
             block::encode(draft, frames.iter().map(|frame| &frame.bytes()[..]), &mut out);
-            directory.damaged(|disk| overwrite(disk, &newest.path, newest.place.start, &out))
+            directory.damaged(|disk| disk.overwrite(&newest.path, newest.place.start, &out))
         };
         assert_eq!(written_as(&own), Outcome::Whole, "the very block that stands there");
         for other in [
@@ -407,6 +399,28 @@ fn a_sound_block_of_another_use_number_or_past_is_refused() {
             BlockDraft { prev_crc: own.prev_crc ^ 1, ..own },
         ] {
             assert_eq!(written_as(&other), newest.refused(), "{other:?}");
+        }
+    }
+}
+
+#[test]
+fn a_mark_proves_the_newest_block_also_where_it_fills_its_slot() {
+    for (ended, blocks) in
+        [Ended::Marked, Ended::Clean].into_iter().flat_map(|e| (1..9).map(move |n| (e, n)))
+    {
+        let directory = Directory::with(ended, |life, _| {
+            (0..blocks).for_each(|_| {
+                life.submit(0, batch(0, &[b"one page"]));
+                life.settle();
+            });
+        });
+        let written = directory.blocks().filter(|(_, block)| !block.is_mark);
+        let (_, newest) = written.max_by_key(|(number, _)| *number).expect("a block");
+        for sector in newest.place.start / SECTOR..newest.place.end / SECTOR {
+            let outcome = directory.damaged(|disk| disk.zero_sector(&newest.path, sector));
+            let is_first = sector * SECTOR == newest.place.start;
+            let is_told = outcome == newest.refused() || !is_first && outcome == Outcome::Whole;
+            assert!(is_told, "{ended:?}, {blocks} blocks, sector {sector}: {outcome:?}");
         }
     }
 }

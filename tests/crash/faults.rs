@@ -105,7 +105,7 @@ fn check_left(disk: &SimDisk, heritage: &Heritage, rng: &mut SimRng) {
     let mut life = open(disk, rng.next_u64(), heritage.model.clone()).life;
     for round in 0..2 {
         let mut found = life.unwrap_or_else(|error| panic!("it opens again: {error}"));
-        let runs = found.with_model(|model| survey(&found.store, model, rng).runs);
+        let runs = found.with_model(|model| survey(&found.store, model, rng, 1).runs);
         found.with_model(|model| model.settle(&runs));
         if round == 0 {
             for (run, batch) in in_order(heritage.unanswered.clone()) {

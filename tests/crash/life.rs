@@ -266,6 +266,9 @@ impl Life {
     pub fn follow_all(&self) {
         let people = &mut *self.watch.0.lock();
         let now_ms = self.store.clock_ms();
+        let retention_ms = people.model.retention_ms;
+        let seen_ms = people.model.seen_ms.max(now_ms);
+        people.model.seen_ms = seen_ms;
         for (number, follower) in people.followers.iter_mut().enumerate() {
             let run = &mut people.model.runs[number];
             let generation = run.sure_generation();
@@ -291,6 +294,12 @@ impl Life {
                     follower.tail = Some(tail);
                 }
                 Err(Error::Stopped { .. }) => return,
+                // To follow another run made it leave memory, and it had expired.
+                Err(Error::Refused(Refusal::RunNotFound | Refusal::RunDeleted))
+                    if run.state.may_have_expired(retention_ms, seen_ms) =>
+                {
+                    run.vanish();
+                }
                 Err(other) => panic!("run {number} exists and cannot be followed: {other}"),
             }
         }

@@ -1,7 +1,7 @@
 //! What survives: a whole store on a simulated disk, cut, damaged and failing at every point.
 //!
-//! `power_cut` cuts the power at every operation, `damage` flips every bit, `faults` fails every
-//! call, `turns` is about all that runs go through besides appends. All of it is deterministic: a failure prints its seed and the command that repeats it.
+//! `power_cut` cuts the power at every operation, `damage` flips every bit, `faults` fails every call, `turns` is about all that runs go through besides appends. All
+//! of it is deterministic: a failure prints its seed and the command that repeats it.
 
 #![allow(unreachable_pub, reason = "a test exports nothing")]
 
@@ -14,6 +14,11 @@ mod packs;
 mod planted;
 mod power_cut;
 mod survey;
+mod sweep;
 mod turns;
 mod watch;
 mod workload;
+
+/// A store that is opened and read allocates more than it computes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -7,14 +7,17 @@
 //! each of their own operations, three crashes deep; some go on working, and are cut again.
 
 use std::{
-    fmt,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use braidlog::{
     Options, Outcome,
     engine::Progress,
+    format::file_name,
     manifest::{self, LiveSet},
     platform::{
         Clock,
@@ -27,11 +30,15 @@ use super::{
     life::{Heritage, Life, Made, Opening, Point},
     model::{Batch, Model, Request, What},
     survey::{Found, survey},
+    sweep::{Place, Round, Sweep, add, has_failed},
     workload::{LEAPS_MS, RUNS, Workload, in_order, no_batch_is_doubled, options},
 };
 
 /// Crashes in one chain of crash and recovery, beside those of the history itself.
 const DEPTH_MAX: u32 = 3;
+
+/// Of so many runs that were recovered, one is read in all ways, and the others from end to end.
+const WAYS_EVERY: u64 = 4;
 
 /// What was done, over all histories.
 #[derive(Debug, Default)]
@@ -39,6 +46,8 @@ pub struct Totals {
     pub histories: AtomicU64,
     pub operations: AtomicU64,
     pub crash_points: AtomicU64,
+    /// Those that left a disk which had been recovered and checked before.
+    pub met_before: AtomicU64,
     pub in_recovery: AtomicU64,
     pub recoveries: AtomicU64,
     pub records: AtomicU64,
@@ -94,42 +103,37 @@ fn cuts(rng: &mut SimRng) -> [Cut; 8] {
     ]
 }
 
-/// Where a sweep is, to be told if it fails.
-struct Place {
-    seed: u64,
-    history: u64,
-    cut: u64,
-    what: String,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, history, cut, what } = self;
-        writeln!(f, "seed {seed}, history {history}, cut {cut}: {what}")?;
-        write!(
-            f,
-            "repeat with: BRAIDLOG_SEED={seed} BRAIDLOG_AT={history}:{cut} cargo test \
-             --no-default-features --features sim --test crash power_cut::"
-        )
-    }
-}
-
-/// Whether a history has failed: others need not be finished.
-static FAILED: AtomicBool = AtomicBool::new(false);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("{self}");
-            FAILED.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
 /// What is known when a machine stops.
 struct Knowledge<'a> {
     model: &'a Model,
     unanswered: &'a [(usize, Batch)],
+    /// Of this model, whatever of it was sure.
+    seen: Rc<RefCell<Seen>>,
+}
+
+impl<'a> Knowledge<'a> {
+    fn new(model: &'a Model, unanswered: &'a [(usize, Batch)]) -> Self {
+        Self { model, unanswered, seen: Rc::default() }
+    }
+}
+
+/// What was found on disks, for as long as the model stays what it is. A recovery is a matter of
+/// the disk and the clock alone: of two that are the same, one is looked at.
+#[derive(Default)]
+struct Seen(BTreeMap<(u128, u64), Vec<usize>>);
+
+impl Seen {
+    fn key(disk: &SimDisk, clock: &SimClock) -> (u128, u64) {
+        (disk.digest_all(), clock.wall_ms())
+    }
+
+    /// Whether this disk was met before, and held all that is known to be sure now.
+    fn covers(&self, disk: &SimDisk, clock: &SimClock, model: &Model) -> bool {
+        let held = |found: &Vec<usize>| {
+            model.runs.iter().zip(found).all(|(run, found)| run.sure <= *found)
+        };
+        self.0.get(&Self::key(disk, clock)).is_some_and(held)
+    }
 }
 
 /// One history, and the sweep over it.
@@ -142,17 +146,22 @@ pub struct History<'a> {
     /// The wall clock goes back to this at most.
     epoch_ms: u64,
     workload: Workload,
+    /// Digests of packs that are sound.
+    sound: RefCell<BTreeSet<(u64, Option<u128>)>>,
 }
 
 impl<'a> History<'a> {
-    pub fn new(totals: &'a Totals, seed: u64, history: u64, only: Option<u64>) -> Self {
-        let mut rng = SimRng::new(seed ^ history.wrapping_mul(0xd134_2543_de82_ef95));
+    pub fn new(totals: &'a Totals, round: Round) -> Self {
+        let Round { seed, number, only } = round;
+        let mut rng = SimRng::new(seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
         let options = options(&mut rng);
         let workload = Workload::new(SimRng::new(rng.next_u64()));
         let epoch_ms = 1_700_000_000_000;
         let clock = SimClock::new(epoch_ms);
-        let place = Place { seed, history, cut: 0, what: "the history itself".into() };
-        Self { totals, place, only, options, clock, epoch_ms, workload }
+        let what = "the history itself".into();
+        let place = Place { tests: "power_cut::", seed, round: number, trial: 0, what };
+        let sound = RefCell::default();
+        Self { totals, place, only, options, clock, epoch_ms, workload, sound }
     }
 
     /// Lives the history through.
@@ -278,20 +287,22 @@ impl<'a> History<'a> {
 
     /// Tries several cuts at each point.
     fn check_all(&mut self, points: &[Point], model: &Model, unanswered: &[(usize, Batch)]) {
+        let seen = Rc::new(RefCell::new(Seen::default()));
         for point in points {
-            if FAILED.load(Ordering::Relaxed) {
+            if has_failed() {
                 return;
             }
             add(&self.totals.operations, 1);
             let known = model.at(&point.known);
-            let seed = self.place.seed ^ self.place.history << 32 ^ self.place.cut;
+            let seed = self.place.seed ^ self.place.round << 32 ^ self.place.trial;
             let mut rng = SimRng::new(seed);
             for cut in cuts(&mut rng) {
-                self.place.cut += 1;
+                self.place.trial += 1;
                 let mut rng = SimRng::new(rng.next_u64());
-                if self.only.is_none_or(|only| only == self.place.cut) {
+                if self.only.is_none_or(|only| only == self.place.trial) {
                     self.place.what = format!("operation {}, {cut:?}", point.disk.ops());
-                    let knowledge = Knowledge { model: &known, unanswered };
+                    let knowledge =
+                        Knowledge { seen: seen.clone(), ..Knowledge::new(&known, unanswered) };
                     let wall_ms = self.clock.wall_ms();
                     self.check_cut(&point.disk, wall_ms, cut, &knowledge, &mut rng, 1);
                 }
@@ -321,6 +332,10 @@ impl<'a> History<'a> {
         let then = Then::random(rng, depth);
         if then == Then::CutRecovery {
             disk.record_crash_points();
+        } else if then == Then::Nothing
+            && knowledge.seen.borrow().covers(&disk, &clock, knowledge.model)
+        {
+            return add(&self.totals.met_before, 1);
         }
         let life = self.recover(&disk, &clock, knowledge, rng, depth);
         match then {
@@ -328,7 +343,7 @@ impl<'a> History<'a> {
             Then::Reopen => {
                 let (Heritage { model, .. }, _) = life.abandon();
                 disk.kill();
-                let same = Knowledge { model: &model, unanswered: &[] };
+                let same = Knowledge::new(&model, &[]);
                 drop(self.recover(&disk, &clock, &same, rng, DEPTH_MAX).abandon());
             }
             Then::GoOn => self.go_on(&disk, &clock, life, knowledge.unanswered, rng, depth),
@@ -345,6 +360,7 @@ impl<'a> History<'a> {
         depth: u32,
     ) -> Life {
         let model = knowledge.model.clone();
+        let key = Seen::key(disk, clock);
         let Opening { life, points, .. } =
             Life::open(disk, clock, rng.next_u64(), &self.options, model);
         let life = life.unwrap_or_else(|error| panic!("a crash is never fatal: {error}"));
@@ -353,13 +369,56 @@ impl<'a> History<'a> {
         let found = look_around(&life, rng);
         add(&self.totals.records, found.records);
         add(&self.totals.come_back, found.came_back);
-        add(&self.totals.packs_verified, check_files(disk, &life, &self.options));
+        self.check_files(disk, &life);
+        let ops = found.runs.iter().map(|run| run.ops).collect();
+        knowledge.seen.borrow_mut().0.insert(key, ops);
         add(&self.totals.in_recovery, points.len() as u64);
         for point in points {
             let cut = Cut::random(rng);
             self.check_cut(&point.disk, clock.wall_ms(), cut, knowledge, rng, depth + 1);
         }
         life
+    }
+
+    /// Checks that every file is one that the manifest lists, and that every pack is sound.
+    fn check_files(&self, disk: &SimDisk, life: &Life) {
+        // A look at the disk must not sync anything.
+        let disk = disk.fork();
+        let platform = sim::platform(&disk, &SimClock::new(0), 0);
+        let store_uuid = life.store.opened().store_uuid;
+        let plan = manifest::plan(&platform, store_uuid).expect("the manifest is read");
+        let plan = plan.expect("there is one");
+        let LiveSet { slots, packs, .. } = &plan.live;
+        for listed in packs.values().map(|pack| pack.listed) {
+            let digest = disk.digest(file_name::pack(listed.number).as_str());
+            let checked = Pack::open(&*platform.vfs, listed, store_uuid).and_then(|pack| {
+                // What is sealed does not change: its blocks are looked at once.
+                match self.sound.borrow_mut().insert((listed.number, digest)) {
+                    true => pack.verify(),
+                    false => Ok(()),
+                }
+            });
+            checked.unwrap_or_else(|error| panic!("a pack that is listed: {error}"));
+            add(&self.totals.packs_verified, 1);
+        }
+        let (mut packs_found, mut slots_found) = (0, 0);
+        for path in disk.files() {
+            let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
+            match folder {
+                "journal" => slots_found += 1,
+                "packs" => packs_found += 1,
+                "" if name.starts_with("MANIFEST-") => {
+                    assert_eq!(name, format!("MANIFEST-{:016x}", plan.number), "an old manifest");
+                }
+                "" => {}
+                _ => panic!("{path} is left behind"),
+            }
+        }
+        assert_eq!(packs_found, 2 * packs.len(), "a pack and its names: {:?}", disk.files());
+        // Every start takes a slot, and may have to make one.
+        let starts = life.store.opened().incarnation as usize;
+        let slots_max = self.options.journal_slots_max as usize + 1 + starts;
+        assert!(slots.len() <= slots_found && slots_found <= slots_max, "{:?}", disk.files());
     }
 
     /// Repeats what was not answered, works on, and is cut in the middle of it.
@@ -391,7 +450,7 @@ impl<'a> History<'a> {
         let pick = rng.below(points.len().max(1) as u64) as usize;
         let Some(point) = points.get(pick) else { return };
         let model = before.model.at(&point.known);
-        let knowledge = Knowledge { model: &model, unanswered: &before.unanswered };
+        let knowledge = Knowledge::new(&model, &before.unanswered);
         let cut = Cut::random(rng);
         self.check_cut(&point.disk, clock.wall_ms(), cut, &knowledge, rng, depth + 1);
     }
@@ -421,99 +480,30 @@ impl Then {
 /// Holds an opened store to the model; what was found is there for ever from now on.
 fn look_around(life: &Life, rng: &mut SimRng) -> Found {
     life.with_model(|model| {
-        let found = survey(&life.store, model, rng);
+        let found = survey(&life.store, model, rng, WAYS_EVERY);
         model.settle(&found.runs);
         found
     })
 }
 
-/// Checks that every file is one that the manifest lists, and that every pack is sound; returns the
-/// packs.
-fn check_files(disk: &SimDisk, life: &Life, options: &Options) -> u64 {
-    // A look at the disk must not sync anything.
-    let disk = disk.fork();
-    let platform = sim::platform(&disk, &SimClock::new(0), 0);
-    let store_uuid = life.store.opened().store_uuid;
-    let plan = manifest::plan(&platform, store_uuid).expect("the manifest is read");
-    let plan = plan.expect("there is one");
-    let LiveSet { slots, packs, .. } = &plan.live;
-    for listed in packs.values() {
-        let pack = Pack::open(&*platform.vfs, listed.listed, store_uuid);
-        let verified = pack.and_then(|pack| pack.verify());
-        verified.unwrap_or_else(|error| panic!("a pack that is listed: {error}"));
-    }
-    let (mut packs_found, mut slots_found) = (0, 0);
-    for path in disk.files() {
-        let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
-        match folder {
-            "journal" => slots_found += 1,
-            "packs" => packs_found += 1,
-            "" if name.starts_with("MANIFEST-") => {
-                assert_eq!(name, format!("MANIFEST-{:016x}", plan.number), "an old manifest");
-            }
-            "" => {}
-            _ => panic!("{path} is left behind"),
-        }
-    }
-    assert_eq!(packs_found, 2 * packs.len(), "a pack and its names: {:?}", disk.files());
-    // Every start takes a slot, and may have to make one.
-    let starts = life.store.opened().incarnation as usize;
-    let slots_max = options.journal_slots_max as usize + 1 + starts;
-    assert!(slots.len() <= slots_found && slots_found <= slots_max, "{:?}", disk.files());
-    packs.len() as u64
-}
-
-fn add(total: &AtomicU64, n: u64) {
-    total.fetch_add(n, Ordering::Relaxed);
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    let text = std::env::var(name).ok();
-    text.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
-/// The only cut to try, as `history:cut`.
-fn only() -> Option<(u64, u64)> {
-    let text = std::env::var("BRAIDLOG_AT").ok()?;
-    let (history, cut) = text.split_once(':').expect("BRAIDLOG_AT is history:cut");
-    Some((history.parse().expect("history"), cut.parse().expect("cut")))
-}
-
-/// Threads that each sweep over their share of the histories.
-const THREADS: u64 = 2;
-
 #[test]
 fn no_acknowledged_record_is_lost_doubled_or_invented_by_a_power_cut() {
-    let seed = number("BRAIDLOG_SEED", 20_240_229);
-    let wanted = number("BRAIDLOG_CRASH_POINTS", 200_000);
-    let totals: Vec<Totals> = (0..THREADS).map(|_| Totals::default()).collect();
-    if let Some((history, cut)) = only() {
-        return History::new(&totals[0], seed, history, Some(cut)).run();
-    }
-    std::thread::scope(|scope| {
-        for (totals, thread) in totals.iter().zip(0..) {
-            // Each stops by its own count, so that the same seed always does the same.
-            scope.spawn(move || {
-                let mut history = thread;
-                while totals.crash_points.load(Ordering::Relaxed) < wanted.div_ceil(THREADS)
-                    && !FAILED.load(Ordering::Relaxed)
-                {
-                    History::new(totals, seed, history, None).run();
-                    history += THREADS;
-                }
-            });
-        }
-    });
+    let sweep = Sweep::new("BRAIDLOG_CRASH_POINTS", 200_000);
+    let Sweep { seed, wanted, .. } = sweep;
+    let live = |totals: &Totals, round| History::new(totals, round).run();
+    let Some(totals) = sweep.run(|totals: &Totals| &totals.crash_points, live) else { return };
     let total = |of: fn(&Totals) -> &AtomicU64| -> u64 {
         totals.iter().map(|totals| of(totals).load(Ordering::Relaxed)).sum()
     };
     println!(
-        "crash points: {}, recoveries: {}, records checked: {}, seed: {seed}\n\
+        "level crash: crash points: {}, with the disk of one before: {}, recoveries: {}, \
+         records checked: {}, lost: 0, seed: {seed}\n\
          histories: {}, operations: {}, cuts in recovery: {}, torn blocks: {}, \
          slots made: {}, slots used again: {}, manifests rotated: {}\n\
          packs written: {}, packs collected: {}, packs verified: {}, runs that came back: {}, \
          runs deleted: {}, runs expired: {}",
         total(|t| &t.crash_points),
+        total(|t| &t.met_before),
         total(|t| &t.recoveries),
         total(|t| &t.records),
         total(|t| &t.histories),

@@ -13,7 +13,7 @@ use super::{
 /// Runs that callers write to.
 pub const RUNS: u64 = 4;
 /// Five of these fit the frame that fits the smallest slot.
-const BODY_MAX: u64 = 4_400;
+const BODY_MAX: u64 = 3_900;
 const STREAMS: u64 = 3;
 const PRODUCERS: u64 = 2;
 /// Fewer than the store remembers the positions of.
@@ -44,8 +44,10 @@ pub fn options(rng: &mut SimRng) -> Options {
     options.journal_slots_max = 3 + rng.below(4) as u32;
     options.pack_bytes = 8 << (10 + rng.below(4));
     options.codec = [Codec::None, Codec::Lz4, Codec::Zstd][rng.below(3) as usize];
-    if rng.chance(1, 2) {
+    // Everything is read from disk at every call, or once after each start.
+    if rng.chance(3, 4) {
         options.resident_bytes = 64 << 10;
+        options.cache_bytes = 256 << 10;
     }
     if rng.chance(2, 3) {
         options.retention.age_ms = Some(RETENTION_MS);

@@ -5,11 +5,12 @@
 use std::{fmt, sync::Arc};
 
 use parking_lot::{Mutex, MutexGuard};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use super::{
     fate::Fate,
     fault::Fault,
-    image::{Image, PAGE, SECTOR, SECTORS_PER_PAGE, page_mut},
+    image::{Image, PAGE, Payload, SECTOR, SECTORS_PER_PAGE, page_mut},
     inode::Inode,
     machine::Machine,
     names::Node,
@@ -130,6 +131,30 @@ impl SimDisk {
         Some(machine.inode(inode).cache.bytes())
     }
 
+    /// A number that tells a file's bytes, as reads show them, from any others. What was not
+    /// changed since it was last asked for, here or on a disk that this one was forked from, is
+    /// not looked at again.
+    pub fn digest(&self, path: &str) -> Option<u128> {
+        let machine = self.machine();
+        Some(machine.inode(machine.names.get(path)?.inode()?).digest())
+    }
+
+    /// The same of all names and files. Of two disks on which nothing is unsynced, those with one
+    /// digest are alike in everything that a store can see.
+    pub fn digest_all(&self) -> u128 {
+        let machine = self.machine();
+        let mut hash = Xxh3Default::new();
+        for (path, node) in &*machine.names {
+            hash.update(path.as_bytes());
+            // No path holds a zero byte.
+            hash.update(&[0, u8::from(node.inode().is_some())]);
+            if let Some(inode) = node.inode() {
+                hash.update(&machine.inode(inode).digest().to_le_bytes());
+            }
+        }
+        hash.digest128()
+    }
+
     /// A file's bytes as the disk has them, if it has the name.
     pub fn durable_file(&self, path: &str) -> Option<Vec<u8>> {
         let machine = self.machine();
@@ -191,6 +216,16 @@ impl SimDisk {
         });
     }
 
+    /// Puts other bytes in the place of some, in what the disk has and in what reads show. Unsynced
+    /// writes are not touched.
+    ///
+    /// # Panics
+    /// If there is no such file, or it ends before.
+    pub fn overwrite(&self, path: &str, position: u64, bytes: &[u8]) {
+        let Some(last) = (bytes.len() as u64).checked_sub(1) else { return };
+        self.damage(path, position + last, |image| image.put(Payload::Bytes(bytes), position));
+    }
+
     /// Gives a file a length, lasting, and drops its unsynced writes.
     ///
     /// # Panics
@@ -228,6 +263,8 @@ impl SimDisk {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::platform::{
         Vfs,
@@ -250,13 +287,49 @@ mod tests {
     }
 
     #[test]
+    fn disks_have_one_digest_exactly_if_they_hold_the_same() {
+        let disk = disk_with("d/a", 20, 1);
+        let (before, of_file) = (disk.digest_all(), disk.digest("d/a"));
+        let changed = |change: &dyn Fn(&SimDisk)| {
+            let fork = disk.fork();
+            assert_eq!(fork.digest_all(), before);
+            change(&fork);
+            fork.digest_all()
+        };
+        let flip = |byte| changed(&|disk| disk.flip_bit("d/a", byte, 0));
+        let digests = BTreeSet::from([
+            before,
+            flip(0),
+            flip(1),
+            flip(4_096),
+            changed(&|disk| disk.zero_sector("d/a", 3)),
+            changed(&|disk| disk.truncate("d/a", 512)),
+            changed(&|disk| disk.write_file("d/b", b"")),
+            changed(&|disk| disk.remove("d/a")),
+            changed(&|disk| disk.vfs().rename(&path("d/a"), &path("d/b")).unwrap()),
+            changed(&|disk| disk.vfs().create_dir(&path("e")).unwrap()),
+        ]);
+        assert_eq!(digests.len(), 10);
+        assert_eq!((disk.digest_all(), disk.digest("d/a")), (before, of_file));
+        disk.flip_bit("d/a", 0, 0);
+        assert!(disk.digest("d/a") != of_file);
+        disk.flip_bit("d/a", 0, 0);
+        assert_eq!((disk.digest_all(), disk.digest("d/a")), (before, of_file));
+        open(&disk, "d/a").write_zeros_at(20 * SECTOR as u64, 8_192).unwrap();
+        let zeros = disk.fork();
+        open(&disk, "d/a").write_all_at(&[0; 8_192], 20 * SECTOR as u64).unwrap();
+        assert_eq!(disk.digest_all(), zeros.digest_all(), "zeros are zeros, written or not");
+    }
+
+    #[test]
     fn damage_is_on_the_disk() {
         let disk = disk_with("a", 3, 1);
         disk.flip_bit("a", 0, 7);
         disk.zero_sector("a", 1);
         disk.truncate("a", 1100);
+        disk.overwrite("a", 1024, &[2; 76]);
         let bytes = disk.read_file("a").unwrap();
-        assert_eq!((sectors(&bytes), bytes.len()), (vec![129, 0, 1], 1100));
+        assert_eq!((sectors(&bytes), bytes.len()), (vec![129, 0, 2], 1100));
         assert_eq!(disk.durable_file("a").unwrap(), bytes);
         disk.remove("a");
         disk.power_cut(Fate::new(Mode::KeepAll, 0));

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::Xxh3Default;
+
 /// What survives a power cut whole or not at all.
 pub const SECTOR: usize = 512;
 /// The unit in which images share memory and space is counted.
@@ -120,6 +122,20 @@ impl Image {
         {
             Arc::make_mut(page)[part..].fill(0);
         }
+    }
+
+    /// A number that tells these bytes from any others.
+    pub(super) fn digest(&self) -> u128 {
+        let mut hash = Xxh3Default::new();
+        hash.update(&self.len.to_le_bytes());
+        for (number, page) in self.pages.iter().enumerate() {
+            // A page of zeros that was written counts as one that was not.
+            if let Some(page) = page.as_deref().filter(|page| **page != [0; PAGE]) {
+                hash.update(&number.to_le_bytes());
+                hash.update(page);
+            }
+        }
+        hash.digest128()
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {

@@ -3,7 +3,10 @@
 //! What it deliberately does not do: choose which of these writes a power cut keeps. It lands the
 //! sectors that it is told to.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use super::image::{Image, Payload, SECTOR, SECTORS_PER_PAGE, SharedPage};
 
@@ -46,11 +49,23 @@ pub(super) struct Inode {
     lied: BTreeSet<u64>,
     /// The same of the length.
     lied_len: bool,
+    /// Of the cache, once it was asked for; forgotten at every change.
+    digest: OnceLock<u128>,
 }
 
 impl Inode {
     pub(super) fn durable(image: Image) -> Self {
         Self { cache: image.clone(), durable: image, ..Self::default() }
+    }
+
+    /// A number that tells what reads show from anything else they could.
+    pub(super) fn digest(&self) -> u128 {
+        *self.digest.get_or_init(|| self.cache.digest())
+    }
+
+    /// The file is about to change.
+    pub(super) fn forget_digest(&mut self) {
+        self.digest = OnceLock::new();
     }
 
     pub(super) fn is_clean(&self) -> bool {

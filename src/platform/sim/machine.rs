@@ -67,7 +67,9 @@ impl Machine {
 
     pub(super) fn inode_mut(&mut self, inode: InodeNo) -> &mut Inode {
         let inode = self.inodes.get_mut(&inode);
-        Arc::make_mut(inode.expect("an inode with a name or a handle is kept"))
+        let inode = Arc::make_mut(inode.expect("an inode with a name or a handle is kept"));
+        inode.forget_digest();
+        inode
     }
 
     pub(super) fn add_inode(&mut self, inode: Inode) -> InodeNo {
