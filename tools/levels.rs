@@ -12,14 +12,30 @@ use serde_json::Value;
 /// The test binaries, by name.
 pub(crate) struct Tests(BTreeMap<String, PathBuf>);
 
-impl Tests {
-    /// Builds them.
-    pub(crate) fn build(names: &[&str]) -> Self {
+/// Test binaries that are built alike.
+pub(crate) struct Build<'a> {
+    pub(crate) names: &'a [&'a str],
+    /// What `cargo test` is told besides.
+    pub(crate) args: &'a [&'a str],
+    /// Flags of the compiler, if they are not the common ones.
+    pub(crate) rustflags: Option<&'a str>,
+}
+
+impl<'a> Build<'a> {
+    /// With all features, as everything else is built.
+    pub(crate) fn common(names: &'a [&'a str]) -> Self {
+        Self { names, args: &["--all-features"], rustflags: None }
+    }
+
+    fn run(&self) -> BTreeMap<String, PathBuf> {
         let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         let mut command = Command::new(cargo);
-        command.args(["test", "--no-run", "--message-format=json", "--all-features"]);
-        for name in names {
+        command.args(["test", "--no-run", "--message-format=json"]).args(self.args);
+        for name in self.names {
             command.args(["--test", name]);
+        }
+        if let Some(rustflags) = self.rustflags {
+            command.env("RUSTFLAGS", rustflags);
         }
         let built = command.stderr(Stdio::inherit()).output().expect("cargo runs");
         assert!(built.status.success(), "the tests are built");
@@ -29,7 +45,14 @@ impl Tests {
             let (name, path) = (&artifact["target"]["name"], &artifact["executable"]);
             Some((name.as_str()?.to_owned(), path.as_str()?.into()))
         });
-        Self(found.collect())
+        found.collect()
+    }
+}
+
+impl Tests {
+    /// Builds them.
+    pub(crate) fn build(builds: &[Build<'_>]) -> Self {
+        Self(builds.iter().flat_map(Build::run).collect())
     }
 
     /// Where a test binary is.

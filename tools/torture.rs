@@ -23,7 +23,7 @@ use std::{
 
 use clap::Parser;
 
-use self::levels::{Running, Tests};
+use self::levels::{Build, Running, Tests};
 
 /// Kills stores, again and again, and looks whether anything is lost
 #[derive(Debug, Parser)]
@@ -57,7 +57,7 @@ fn tells(line: &str) -> bool {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let tests = Tests::build(&LEVELS.map(|(name, _)| name));
+    let tests = Tests::build(&[Build::common(&LEVELS.map(|(name, _)| name))]);
     let (started, limit) = (Instant::now(), Duration::from_secs(args.seconds));
     let mut rounds = 0;
     while rounds == 0 || started.elapsed() < limit {

@@ -2,13 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use parking_lot::RwLock;
-
 use super::pack::{Pack, Segment};
 use crate::{
     error::Error,
     format::{file_name, pack},
-    platform::{Open, Vfs},
+    platform::{Open, Vfs, sync::RwLock},
     record::RunNo,
 };
 
