@@ -103,9 +103,15 @@ pub(crate) async fn send(store: &Store, run: &RunKey, text: String) -> Result<()
     store.send(run, Send { run_uid: None, stream: "in".into(), message }).await.map(drop)
 }
 
+/// Closes a run, again if the store is busy.
 pub(crate) async fn close(store: &Store, run: &RunKey) -> Result<(), Error> {
     let close = Close { outcome: Outcome::Completed, ..Close::default() };
-    store.close_run(run, close).await.map(drop)
+    loop {
+        match store.close_run(run, close.clone()).await {
+            Err(Error::Busy { .. }) => future::yield_now().await,
+            other => return other.map(drop),
+        }
+    }
 }
 
 pub(crate) fn consumer(run: &str) -> InputConsumer {
