@@ -100,6 +100,22 @@ pub enum Bug {
     ClosedBeforeDuplicate,
     /// A number that is used for other content is answered as a repetition.
     IgnoreContentOfRepetition,
+    /// Whoever waits for a copy of what is durable is not told that the store closes.
+    CloseWithoutWake,
+    /// A reader at the tail listens for changes only after it has looked.
+    ListenAfterLook,
+    /// The memory that a refused command was admitted with is not given back.
+    KeepMemoryOfRefused,
+    /// That an input is free again is told to nobody.
+    ReleaseWithoutWake,
+    /// What is queued behind the end of the committer is kept.
+    PushAfterEnd,
+    /// A watcher is woken before it is noted what has changed.
+    TellBeforeNote,
+    /// Those who wait are woken before it is noted that the store ends.
+    WakeBeforeEnd,
+    /// Readers are sent to a pack before it is on the shelf.
+    ForgetBeforeShelf,
 }
 
 #[cfg(feature = "sabotage")]
@@ -112,7 +128,7 @@ mod planted {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Self; 44] = [
+        pub const ALL: [Self; 52] = [
             Self::NoJournalSync,
             Self::NoSlotHeaderSync,
             Self::NoSlotUseSync,
@@ -157,6 +173,14 @@ mod planted {
             Self::FloorPassesOwed,
             Self::ClosedBeforeDuplicate,
             Self::IgnoreContentOfRepetition,
+            Self::CloseWithoutWake,
+            Self::ListenAfterLook,
+            Self::KeepMemoryOfRefused,
+            Self::ReleaseWithoutWake,
+            Self::PushAfterEnd,
+            Self::TellBeforeNote,
+            Self::WakeBeforeEnd,
+            Self::ForgetBeforeShelf,
         ];
 
         /// Its name, as it is written here.

@@ -34,7 +34,7 @@ const BELOW_ENGINE: &str =
 const FILE_NAMES: (&str, &str) = ("src/format/file_name.rs", "platform::RelPath");
 
 /// Parts of paths, the only modules that may name them, and why.
-const RESERVED: [(&str, &str, &str); 11] = [
+const RESERVED: [(&str, &str, &str); 12] = [
     (
         "io::Write tokio tracing time::Instant time::SystemTime rand std::thread",
         "platform error journal manifest segment recovery offline engine grpc client config cli main",
@@ -44,6 +44,11 @@ const RESERVED: [(&str, &str, &str); 11] = [
         "Instant::now SystemTime::now getrandom thread::spawn thread::Builder rustix memmap2",
         "platform",
         "the operating system begins at platform",
+    ),
+    (
+        "parking_lot std::sync::atomic std::sync::mpsc",
+        "sabotage platform offline grpc client cli",
+        "what threads of a store share comes from platform::sync",
     ),
     ("sled", "index", "what is stored in sled is derived, and contained by its guard"),
     ("std::fs", "platform config cli", "files go through platform::Vfs"),

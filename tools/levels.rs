@@ -12,17 +12,25 @@ use serde_json::Value;
 /// The test binaries, by name.
 pub(crate) struct Tests(BTreeMap<String, PathBuf>);
 
-impl Tests {
-    /// Builds them, optimised or not.
-    pub(crate) fn build(names: &[&str], release: bool) -> Self {
+/// Test binaries that are built alike.
+pub(crate) struct Build<'a> {
+    pub(crate) names: &'a [&'a str],
+    /// What `cargo test` is told besides.
+    pub(crate) args: &'a [&'a str],
+    /// Flags of the compiler, if they are not the common ones.
+    pub(crate) rustflags: Option<&'a str>,
+}
+
+impl Build<'_> {
+    fn run(&self) -> BTreeMap<String, PathBuf> {
         let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         let mut command = Command::new(cargo);
-        command.args(["test", "--no-run", "--message-format=json", "--all-features"]);
-        if release {
-            command.arg("--release");
-        }
-        for name in names {
+        command.args(["test", "--no-run", "--message-format=json"]).args(self.args);
+        for name in self.names {
             command.args(["--test", name]);
+        }
+        if let Some(rustflags) = self.rustflags {
+            command.env("RUSTFLAGS", rustflags);
         }
         let built = command.stderr(Stdio::inherit()).output().expect("cargo runs");
         assert!(built.status.success(), "the tests are built");
@@ -32,7 +40,14 @@ impl Tests {
             let (name, path) = (&artifact["target"]["name"], &artifact["executable"]);
             Some((name.as_str()?.to_owned(), path.as_str()?.into()))
         });
-        Self(found.collect())
+        found.collect()
+    }
+}
+
+impl Tests {
+    /// Builds them.
+    pub(crate) fn build(builds: &[Build<'_>]) -> Self {
+        Self(builds.iter().flat_map(Build::run).collect())
     }
 
     /// Where a test binary is.

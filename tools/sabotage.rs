@@ -30,7 +30,7 @@ use std::{
 
 use braidlog::sabotage::Bug;
 
-use self::levels::{Running, Tests};
+use self::levels::{Build, Running, Tests};
 
 /// How long a level may take.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -59,7 +59,19 @@ enum Level {
     Wakeups,
     /// The state machine, command by command.
     Core,
+    /// Whole stores with their threads, under a scheduler.
+    Interleavings,
 }
+
+/// The tests of levels that are built as everything is.
+const COMMON: Build<'_> =
+    Build { names: &["crash", "model", "core"], args: &["--all-features"], rustflags: None };
+/// How [`Level::Interleavings`] is built.
+const SCHEDULED: Build<'_> = Build {
+    names: &["interleavings"],
+    args: &["--no-default-features", "--features", "sabotage", "--target-dir", "target/shuttle"],
+    rustflags: Some("--cfg shuttle"),
+};
 
 impl Level {
     /// The test binary, and which of its tests.
@@ -74,6 +86,7 @@ impl Level {
             Self::Model => ("model", "random_commands"),
             Self::Wakeups => ("model", "wakeups::"),
             Self::Core => ("core", ""),
+            Self::Interleavings => ("interleavings", ""),
         }
     }
 
@@ -104,6 +117,14 @@ impl Level {
             | Bug::ProducerOutsideFrame => &[Self::Model, Self::Core],
             Bug::WaitWithoutCheck => &[Self::Model, Self::Wakeups],
             Bug::TurnInTwoFrames => &[Self::Turns],
+            Bug::CloseWithoutWake
+            | Bug::ListenAfterLook
+            | Bug::KeepMemoryOfRefused
+            | Bug::ReleaseWithoutWake
+            | Bug::PushAfterEnd
+            | Bug::TellBeforeNote
+            | Bug::WakeBeforeEnd
+            | Bug::ForgetBeforeShelf => &[Self::Interleavings],
             _ => &[Self::PowerCut, Self::Turns],
         }
     }
@@ -209,7 +230,7 @@ fn main() -> ExitCode {
         .map(|name| Bug::named(&name).unwrap_or_else(|| panic!("no bug is named {name}")))
         .collect();
     let bugs = if named.is_empty() { Bug::ALL.to_vec() } else { named };
-    let tests = Tests::build(&["crash", "model", "core"], false);
+    let tests = Tests::build(&[COMMON, SCHEDULED]);
     let started = Instant::now();
     let mut levels: Vec<Level> =
         bugs.iter().flat_map(|bug| Level::against(*bug)).copied().collect();

@@ -25,7 +25,7 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 
-use self::levels::{Running, Tests};
+use self::levels::{Build, Running, Tests};
 
 /// Kills stores, again and again, and looks whether anything is lost
 #[derive(Debug, Parser)]
@@ -117,7 +117,10 @@ fn main() -> ExitCode {
     let levels = if args.level.is_empty() { Level::value_variants() } else { &args.level[..] };
     let mut binaries: Vec<_> = levels.iter().map(|level| level.test().0).collect();
     binaries.dedup();
-    let tests = Tests::build(&binaries, args.release);
+    let args_of_build: &[&str] =
+        if args.release { &["--all-features", "--release"] } else { &["--all-features"] };
+    let build = Build { names: &binaries, args: args_of_build, rustflags: None };
+    let tests = Tests::build(&[build]);
     let (started, limit) = (Instant::now(), Duration::from_secs(args.seconds));
     let (mut rounds, mut sums) = (0, Sums::default());
     while rounds == 0 || started.elapsed() < limit {

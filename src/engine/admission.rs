@@ -7,10 +7,15 @@
 //!
 //! What it deliberately does not do: wait. Only appends wait, for memory, before they get here.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-
 use super::{shared::Shared, supply::SupplyState};
-use crate::{core::Refusal, error::Error, platform::Space};
+use crate::{
+    core::Refusal,
+    error::Error,
+    platform::{
+        Space,
+        sync::atomic::{AtomicU8, Ordering},
+    },
+};
 
 /// What a command is to the space it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

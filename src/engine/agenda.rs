@@ -16,11 +16,15 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, watch};
 
 use super::request::RunKey;
-use crate::{core::RunState, proto::RunStatus, record::RunNo};
+use crate::{
+    core::RunState,
+    platform::sync::{Condvar, Mutex},
+    proto::RunStatus,
+    record::RunNo,
+};
 
 /// Calls are looked through for those that nobody waits for when there are more.
 const CALLS_MAX: usize = 1_024;

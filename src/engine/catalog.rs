@@ -16,8 +16,6 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex};
-
 use super::{collect::is_expired, keys::is_key, shard::Shard, shared::Shared};
 use crate::{
     core::RunState,
@@ -30,7 +28,10 @@ use crate::{
         APPLY_CHANGES_MAX, By, Change, GuardedIndex, Hit, IndexError, IndexOptions, Opened,
         Position, Row, Scan, SecondaryIndex, State,
     },
-    platform::os,
+    platform::{
+        os,
+        sync::{Condvar, Mutex},
+    },
     record::RunNo,
     recovery::read_state,
     segment::{Segment, Shelf},

@@ -14,12 +14,13 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
     core::Inbox,
+    platform::sync::Mutex,
     record::{Index, RunNo},
+    sabotage::{self, Bug},
 };
 
 /// Who holds claims: a receiver, or one who took.
@@ -192,7 +193,9 @@ impl Claims {
     pub(super) fn release(&self, name: &DeskName, index: Index) -> bool {
         let released = self.with_known(name, |desk| {
             let was_claimed = desk.claims.remove(&index).is_some();
-            desk.wake.notify_waiters();
+            if !sabotage::is(Bug::ReleaseWithoutWake) {
+                desk.wake.notify_waiters();
+            }
             was_claimed
         });
         released.unwrap_or(false)

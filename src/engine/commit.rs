@@ -5,11 +5,7 @@
 //! A failed write or sync stops the store for good: what reached the disk is unknown, and a second
 //! sync may succeed although the bytes are lost.
 
-use std::{
-    io,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
@@ -27,6 +23,7 @@ use crate::{
         slot::{SlotHeader, SlotKind},
     },
     journal::{BlockPlace, BlockWriter, FrameAt, MaskedBlock, ReadySlot},
+    platform::sync::atomic::Ordering,
     record::{BLOCK_PAYLOAD_MAX, VSHARDS},
     sabotage::{self, Bug},
 };

@@ -63,7 +63,12 @@ impl Shared {
                     false => self.settled(run, Ok(answer)),
                 }
             }
-            Err(refusal) => self.settled(run, Err(refusal)),
+            Err(refusal) => {
+                if sabotage::is(Bug::KeepMemoryOfRefused) {
+                    std::mem::forget(permit);
+                }
+                self.settled(run, Err(refusal))
+            }
         }
     }
 

@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
-
 use super::{
     collect::is_expired,
     request::RunKey,
@@ -17,6 +15,7 @@ use super::{
 use crate::{
     core::RunState,
     error::Error,
+    platform::sync::MutexGuard,
     record::{RunNo, name_hash, vshard_of},
     recovery::read_state,
 };

@@ -12,16 +12,8 @@
 //! What it deliberately does not do: hold back an append. Who appends faster than this copies is
 //! refused at admission, by [`FlushQueue::is_crowded`].
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use parking_lot::{Condvar, Mutex};
 use tokio::sync::{oneshot, watch};
 
 use super::{
@@ -41,7 +33,13 @@ use crate::{
         segment::{JournalPoint, SegmentHead},
         wire,
     },
-    platform::is_full,
+    platform::{
+        is_full, os,
+        sync::{
+            Condvar, Mutex,
+            atomic::{AtomicU64, Ordering},
+        },
+    },
     record::{Index, RunNo, Seq},
     sabotage::{self, Bug},
     segment::{NewSegment, Pack, PackWriter, Segment},
@@ -116,7 +114,9 @@ impl FlushQueue {
     pub(super) fn close(&self) {
         self.state.lock().closing = true;
         self.wake.notify_all();
-        self.rounds.send_modify(|_| {});
+        if !sabotage::is(Bug::CloseWithoutWake) {
+            self.rounds.send_modify(|_| {});
+        }
     }
 
     fn is_closing(&self) -> bool {
@@ -127,10 +127,11 @@ impl FlushQueue {
         self.state.lock().asked
     }
 
-    /// Waits until a round may be due; false when the store closes.
-    fn wait(&self, limit: Duration) -> bool {
+    /// Waits until a round may be due, which one is that was asked for after `answered`; false when
+    /// the store closes.
+    fn wait(&self, answered: u64, limit: Duration) -> bool {
         let mut state = self.state.lock();
-        if !state.closing {
+        if !state.closing && state.asked <= answered {
             self.wake.wait_for(&mut state, limit);
         }
         !state.closing
@@ -159,6 +160,8 @@ pub(super) struct Flusher {
     /// Packs that were begun and are not listed by the manifest.
     pub(super) unlisted: Vec<u64>,
     round: Option<Round>,
+    /// Whether the last round found something to copy.
+    has_copied: bool,
     failures: u32,
     last_round: Duration,
     /// The round that was asked for last and that the running one answers.
@@ -248,6 +251,7 @@ impl Flusher {
             pack_next,
             unlisted: Vec::new(),
             round: None,
+            has_copied: false,
             failures: 0,
             last_round,
             answers: 0,
@@ -262,16 +266,17 @@ impl Flusher {
         while !shared.unflushed.is_closing() {
             shared.look_at_space();
             let waits = match self.step() {
-                Flushed::Worked => continue,
+                Flushed::Worked if self.round.is_some() || self.has_copied => continue,
                 Flushed::Stopped => break,
-                Flushed::Idle => LOOK_EVERY,
+                // What a round that found nothing is due for may not be durable yet.
+                Flushed::Worked | Flushed::Idle => LOOK_EVERY,
                 Flushed::Failed => RETRY_AFTER,
                 Flushed::Waits => {
                     self.wait_until_durable();
                     continue;
                 }
             };
-            if !shared.unflushed.wait(waits) {
+            if !shared.unflushed.wait(self.answers, waits) {
                 break;
             }
         }
@@ -280,9 +285,10 @@ impl Flusher {
 
     fn wait_until_durable(&mut self) {
         let Some(round) = &mut self.round else { return };
-        if let Some(durable) = round.durable.take() {
-            // An error means that the store stops, which the next step sees.
-            let _ = durable.blocking_recv();
+        let Some(durable) = round.durable.take() else { return };
+        if !matches!(os::block_on(durable), Ok(Ok(()))) {
+            // The store ends, and what the states of this round stand for may never be durable.
+            self.give_up();
         }
     }
 
@@ -365,6 +371,7 @@ impl Flusher {
             return copied.map(|()| Flushed::Worked);
         }
         if self.gather(&mut round) {
+            self.has_copied = true;
             self.round = Some(round);
             return Ok(Flushed::Worked);
         }
@@ -377,6 +384,7 @@ impl Flusher {
 
     fn begin_round(&mut self) -> Round {
         self.answers = self.shared.unflushed.asked();
+        self.has_copied = false;
         Round {
             below: self.shared.durable_block_no(),
             shard: 0,
@@ -623,10 +631,18 @@ impl Flusher {
         edits.extend(self.buried(&members));
         self.commit(&edits)?;
         self.unlisted.retain(|number| *number != pack.number());
-        self.shared.packs.replace([pack], &[]);
-        for Member { run_no, until, .. } in members {
-            let bytes = self.shared.shard(run_no.vshard()).lock().flushed_to(run_no, until);
-            self.shared.unflushed.remove(bytes);
+        let forget = || {
+            for &Member { run_no, until, .. } in &members {
+                let bytes = self.shared.shard(run_no.vshard()).lock().flushed_to(run_no, until);
+                self.shared.unflushed.remove(bytes);
+            }
+        };
+        if sabotage::is(Bug::ForgetBeforeShelf) {
+            forget();
+            self.shared.packs.replace([pack], &[]);
+        } else {
+            self.shared.packs.replace([pack], &[]);
+            forget();
         }
         self.free_slots()
     }

@@ -7,15 +7,8 @@
 //!
 //! What it deliberately does not do: say what has changed. Whoever looks sees the newest.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::HashMap, sync::Arc};
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
@@ -24,7 +17,12 @@ use super::{
 };
 use crate::{
     core::{Facts, RunState},
+    platform::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     record::{RunNo, StreamNo},
+    sabotage::{self, Bug},
 };
 
 /// Runs that a watcher has not looked at, at most; beyond, it looks at all of them.
@@ -129,6 +127,9 @@ impl Watcher {
         if !self.runs.may_want(run) {
             return;
         }
+        if sabotage::is(Bug::TellBeforeNote) {
+            self.changed.notify_one();
+        }
         let mut changes = self.changes.lock();
         if CHANGES_MAX <= changes.runs.len() {
             *changes = Changes { runs: HashMap::new(), too_many: true };
@@ -139,7 +140,9 @@ impl Watcher {
             changes.runs.entry(run.run_no).or_insert_with(key);
         }
         drop(changes);
-        self.changed.notify_one();
+        if !sabotage::is(Bug::TellBeforeNote) {
+            self.changed.notify_one();
+        }
     }
 }
 

@@ -1,14 +1,13 @@
 //! A few threads that read from disk for readers that are behind.
 
-use std::{
-    io,
-    sync::{Arc, mpsc},
-};
+use std::{io, sync::Arc};
 
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::platform::os;
+use crate::platform::{
+    os,
+    sync::{Mutex, mpsc},
+};
 
 type Job = Box<dyn FnOnce() + Send>;
 

@@ -1,9 +1,6 @@
 //! Which frames a reader looks at, and which of their records it delivers.
 
-use std::{
-    ops::Range,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
@@ -17,6 +14,7 @@ use super::{
 use crate::{
     error::Error,
     format::frame::{Chain, Frame},
+    platform::sync::atomic::Ordering,
     record::{Index, RunNo, Seq, StreamNo},
 };
 

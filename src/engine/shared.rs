@@ -1,11 +1,7 @@
 //! What the handles, the committer and the readers of one open store share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::{
@@ -26,7 +22,14 @@ use crate::{
     format::frame::Frame,
     journal::FrameReader,
     manifest::Manifest,
-    platform::Platform,
+    platform::{
+        Platform,
+        sync::{
+            Mutex,
+            atomic::{AtomicU64, Ordering},
+        },
+    },
+    sabotage::{self, Bug},
     segment::{Blocks, Packs},
 };
 
@@ -195,6 +198,7 @@ impl Shared {
 
     /// Takes no more commands; readers are told.
     pub(super) fn close(&self) {
+        self.wake_early();
         self.phase.send_if_modified(|phase| match phase {
             Phase::Open => {
                 *phase = Phase::Closing;
@@ -211,6 +215,7 @@ impl Shared {
 
     /// Stops for good; the first cause is kept.
     pub(super) fn stop(&self, cause: Arc<str>) {
+        self.wake_early();
         self.phase.send_if_modified(|phase| match phase {
             Phase::Stopped(_) => false,
             Phase::Open | Phase::Closing => {
@@ -238,7 +243,20 @@ impl Shared {
         StopOnPanic { shared: self, cause }
     }
 
+    /// Wakes too early, if that bug is planted.
+    fn wake_early(&self) {
+        if sabotage::is(Bug::WakeBeforeEnd) {
+            self.wake_all();
+        }
+    }
+
     fn wake_readers(&self) {
+        if !sabotage::is(Bug::WakeBeforeEnd) {
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(&self) {
         self.shards.iter().for_each(|shard| shard.lock().wake_all());
         self.hub.wake_all();
         self.claims.wake_all();

@@ -1,9 +1,7 @@
 //! How a store is doing, in numbers.
 
-use std::sync::atomic::Ordering;
-
 use super::store::Store;
-use crate::{format::pack::PackKind, manifest::LivePack};
+use crate::{format::pack::PackKind, manifest::LivePack, platform::sync::atomic::Ordering};
 
 /// Numbers of a store. Counters count since it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,8 +1,7 @@
 //! The store as a library: open, append, read, tail, close.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
@@ -26,7 +25,10 @@ use crate::{
     },
     error::{Error, OpenError},
     format::frame::Frame,
-    platform::os,
+    platform::{
+        Platform, os,
+        sync::{Mutex, thread::JoinHandle},
+    },
     record::{Index, RunUid, vshard_of},
 };
 
@@ -109,9 +111,23 @@ impl Store {
         options.check()?;
         let data_dir = options.data_dir.clone();
         os::OsVfs::create_root(&data_dir)?;
+        Self::drive(os::platform(data_dir), options)
+    }
+
+    /// As [`open`](Self::open), with all its threads, but on any platform.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    #[cfg(feature = "sim")]
+    pub fn open_on(platform: Platform, options: Options) -> Result<Self, OpenError> {
+        options.check()?;
+        Self::drive(platform, options)
+    }
+
+    fn drive(platform: Platform, options: Options) -> Result<Self, OpenError> {
         let pool = Pool::new(options.read_threads)?;
         let Parts { shared, committer, flusher, opened, lock } =
-            open_parts(os::platform(data_dir), options, pool)?;
+            open_parts(platform, options, pool)?;
         let (told, ended) = oneshot::channel();
         let held = Arc::new(Held { lock: Some(lock), told: Some(told) });
         let (by_committer, supply) = (held.clone(), shared.clone());

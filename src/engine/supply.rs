@@ -8,11 +8,12 @@
 
 use std::{io, time::Duration};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::{
     journal::{ReadySlot, RetiredSlot, prepare, prepare_again},
-    platform::{Vfs, is_full},
+    platform::{
+        Vfs, is_full,
+        sync::{Condvar, Mutex},
+    },
 };
 
 /// How long after a full disk, or a reader in a retired slot, the next attempt is made.

@@ -13,7 +13,12 @@ use super::{
     request::TailItem,
     shared::Shared,
 };
-use crate::{error::Error, format::cursor::Cursor, record::Seq};
+use crate::{
+    error::Error,
+    format::cursor::Cursor,
+    record::Seq,
+    sabotage::{self, Bug},
+};
 
 /// Follows a run, or some of its streams. Made by `Store::tail`.
 pub struct Tail {
@@ -39,7 +44,9 @@ impl Tail {
     pub async fn next(&mut self) -> Result<TailItem, Error> {
         loop {
             // Seen before the log is looked at, so that nothing published in between is missed.
-            self.wake.borrow_and_update();
+            if !sabotage::is(Bug::ListenAfterLook) {
+                self.wake.borrow_and_update();
+            }
             match self.reader.step(&self.shared)? {
                 Step::Item(item) => return Ok(item),
                 Step::Load(load) => {
@@ -48,6 +55,9 @@ impl Tail {
                     self.reader.take(chunk);
                 }
                 Step::Wait => {
+                    if sabotage::is(Bug::ListenAfterLook) {
+                        self.wake.borrow_and_update();
+                    }
                     if self.wake.changed().await.is_err() {
                         return Err(Error::ShuttingDown);
                     }

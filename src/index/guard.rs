@@ -14,16 +14,18 @@ use std::{
     any::Any,
     mem,
     panic::{self, AssertUnwindSafe},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use super::IndexError;
-use crate::platform::os;
+use crate::platform::{
+    os,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender},
+    },
+};
 
 /// Work for the thread, which gives the index back if it can be used further.
 type Job<I> = Box<dyn FnOnce(I) -> Option<I> + Send>;

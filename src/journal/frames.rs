@@ -5,8 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::RwLock;
-
 use crate::{
     error::{Corruption, Error},
     format::{
@@ -15,7 +13,7 @@ use crate::{
         file_name,
         frame::{Chain, Frame},
     },
-    platform::{File, Open, RelPath, Vfs},
+    platform::{File, Open, RelPath, Vfs, sync::RwLock},
     record::{RunNo, Seq},
     sabotage::{self, Bug},
 };

@@ -21,6 +21,7 @@ pub mod process;
 pub mod read_only;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub(crate) mod sync;
 
 /// Whether a call failed because there was no space on the disk, so that it may succeed later.
 pub(crate) fn is_full(error: &io::Error) -> bool {

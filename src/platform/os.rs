@@ -21,13 +21,12 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Wake},
-    thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use rustix::fs::{Dir, DirEntry, Mode, OFlags};
 
-use super::{Clock, Entropy, File, Mapped, Open, Platform, RelPath, Space, Vfs};
+use super::{Clock, Entropy, File, Mapped, Open, Platform, RelPath, Space, Vfs, sync::thread};
 
 /// Zeros for [`File::write_zeros_at`]: big enough to make system calls rare, and without cost in
 /// the binary.

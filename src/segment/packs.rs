@@ -2,13 +2,11 @@
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
-use parking_lot::RwLock;
-
 use super::pack::{Pack, Segment};
 use crate::{
     error::Error,
     format::{Damage, file_name, pack},
-    platform::{File, Open, Vfs},
+    platform::{File, Open, Vfs, sync::RwLock},
     record::RunNo,
 };
 

@@ -4,14 +4,18 @@
 //! knows; tails follow every run through all of it. The server is killed with SIGKILL, or stopped
 //! for a while with SIGSTOP, at random points of progress, and started again on the same directory
 //! and port. At the end each run's log must explain everything that anybody was told:
-//! [`history`] says how.
+//! [`history`] says how. Other runs are sent inputs, which consumers answer, each exactly once and
+//! in order: [`inputs`]. Then the true logs are spoiled, and every spoiled one must be found out:
+//! [`forgery`].
 //!
 //! `BRAIDLOG_KILLS` says how often, `BRAIDLOG_TEST_SEED` repeats the random points.
 
 #![cfg(all(feature = "server", feature = "client"))]
 #![allow(clippy::disallowed_methods, reason = "a test is no part of what runs in simulation")]
 
+mod forgery;
 mod history;
+mod inputs;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -32,7 +36,9 @@ use braidlog::{
 };
 
 use self::{
+    forgery::Forgery,
     history::Call,
+    inputs::{Counts, Deeds},
     support::{APART, KillOnPanic, Server, Watchdog, braidlog},
 };
 
@@ -47,6 +53,9 @@ const BETWEEN: u64 = 400;
 const LIMIT: Duration = Duration::from_secs(120);
 /// Small slots, so that a start has little to prepare.
 const SLOT_BYTES: &str = "4MiB";
+
+/// Forgeries of each kind, of each log.
+const FORGERIES: u64 = 25;
 
 /// SplitMix64: small, and good enough to choose moments.
 struct Random(u64);
@@ -70,6 +79,7 @@ struct Progress {
     unknown: AtomicU64,
     kills: AtomicU64,
     is_over: AtomicBool,
+    inputs: Counts,
 }
 
 impl Progress {
@@ -146,9 +156,9 @@ fn start(data_dir: &Path, address: &str) -> Server {
     Server::from_command(command.arg(data_dir))
 }
 
-/// All records of a run.
-async fn read(client: &Client, run: u64) -> Vec<String> {
-    let (mut query, mut all) = (Query::stream(run_name(run), STREAM), Vec::new());
+/// All records of a stream of a run.
+async fn read(client: &Client, run: RunKey, stream: &str) -> Vec<String> {
+    let (mut query, mut all) = (Query::stream(run, stream), Vec::new());
     loop {
         let page = client.read(query.clone()).await.expect("a page");
         if page.records.is_empty() {
@@ -175,8 +185,11 @@ fn every_log_explains_all_that_anybody_was_told_although_the_server_is_killed_ag
     let _watchdog = Watchdog::start(LIMIT, move || {
         let get = |number: &AtomicU64| number.load(Ordering::SeqCst);
         let (acked, kills) = (get(&told.acked), get(&told.kills));
+        let answered = Counts::all(&told.inputs.answered);
         let is_over = told.is_over.load(Ordering::SeqCst);
-        format!("{acked} appends acknowledged, {kills} kills, over: {is_over} (seed {seed})")
+        format!(
+            "{acked} appends, {answered} inputs answered, {kills} kills, over: {is_over} (seed {seed})"
+        )
     });
     let _all = KillOnPanic;
     let folder = tempfile::tempdir().expect("folder");
@@ -207,6 +220,16 @@ fn every_log_explains_all_that_anybody_was_told_although_the_server_is_killed_ag
     let tails: Vec<_> = (0..RUNS * TAILS)
         .map(|n| (n % RUNS, runtime.spawn(follow(patient.clone(), n % RUNS))))
         .collect();
+    runtime.block_on(inputs::create_all(&patient));
+    let senders: Vec<_> = (0..inputs::RUNS)
+        .map(|n| runtime.spawn(inputs::send(patient.clone(), n, progress.clone())))
+        .collect();
+    let consumers: Vec<_> = (0..inputs::CONSUMERS)
+        .map(|n| {
+            let consume = inputs::consume(patient.clone(), n, seed ^ n, progress.clone());
+            runtime.spawn(consume)
+        })
+        .collect();
     let (mut random, mut stops) = (Random(seed), 0);
     for _ in 0..kills {
         let goal = progress.acked.load(Ordering::SeqCst) + 1 + random.below(BETWEEN);
@@ -230,6 +253,7 @@ fn every_log_explains_all_that_anybody_was_told_although_the_server_is_killed_ag
         server = start(&data_dir, &address);
     }
     progress.is_over.store(true, Ordering::SeqCst);
+    let mut forged_logs = 0;
     let mut calls: Vec<Vec<Call>> = vec![Vec::new(); RUNS as usize];
     runtime.block_on(async {
         for (run, writer) in writers {
@@ -238,20 +262,51 @@ fn every_log_explains_all_that_anybody_was_told_although_the_server_is_killed_ag
         for (run, calls) in (0..RUNS).zip(&calls) {
             let close = Close { outcome: Outcome::Completed, ..Close::default() };
             patient.close_run(&run_name(run), close).await.expect("closed");
-            let log = read(&patient, run).await;
+            let log = read(&patient, run_name(run), STREAM).await;
             let problem = history::problem(&log, calls);
             assert_eq!(problem, None, "run {run}, seed {seed}");
+            for forgery in Forgery::ALL.repeat(FORGERIES as usize) {
+                let forged = forgery.of(&log, calls, &mut random);
+                assert!(history::problem(&forged, calls).is_some(), "{forgery:?}, seed {seed}");
+                forged_logs += 1;
+            }
         }
         for (run, tail) in tails {
-            let (seen, log) = (tail.await.expect("no panic"), read(&patient, run).await);
+            let log = read(&patient, run_name(run), STREAM).await;
+            let seen = tail.await.expect("no panic");
             assert!(seen == log, "a tail of run {run} saw another log, seed {seed}");
+        }
+        for sender in senders {
+            sender.await.expect("no panic");
+        }
+        let mut deeds = vec![Deeds::default(); inputs::RUNS as usize];
+        for consumer in consumers {
+            for (all, one) in deeds.iter_mut().zip(consumer.await.expect("no panic")) {
+                all.answers.extend(one.answers);
+                all.deliveries.extend(one.deliveries);
+            }
+        }
+        for (run, deeds) in (0..inputs::RUNS).zip(&deeds) {
+            let sent = progress.inputs.sent[run as usize].load(Ordering::SeqCst);
+            let log = read(&patient, inputs::run_name(run), inputs::ANSWERS).await;
+            let problem = inputs::problem(&log, sent, deeds);
+            assert_eq!(problem, None, "inputs of run {run}, seed {seed}");
+            for forgery in Forgery::ALL.repeat(FORGERIES as usize) {
+                let forged = forgery.of(&log, &deeds.answers, &mut random);
+                let problem = inputs::problem(&forged, sent, deeds);
+                assert!(problem.is_some(), "{forgery:?} of answers, seed {seed}");
+                forged_logs += 1;
+            }
         }
     });
     let get = |number: &AtomicU64| number.load(Ordering::SeqCst);
     println!(
         "level kill: SIGKILLs: {kills}, SIGSTOPs: {stops}, appends acknowledged: {}, unknown: {}, \
-         lost, doubled, reordered or wrong: 0, seed: {seed}",
+         inputs answered: {}, consumers gone silent: {}, lost, doubled, reordered or wrong: 0; \
+         forged logs: {forged_logs}, not found out: 0; seed: {seed}",
         get(&progress.acked),
-        get(&progress.unknown)
+        get(&progress.unknown),
+        Counts::all(&progress.inputs.answered),
+        get(&progress.inputs.silent)
     );
 }
