@@ -11,10 +11,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
-
 use super::{
-    queue::{Pending, Taken, Woken, Work},
+    queue::{Taken, Woken, Work},
     shared::Shared,
     supply::{Supply, SupplyState},
 };
@@ -33,6 +31,9 @@ use crate::{
 
 /// How long the log is idle before a mark proves that its last block was durable.
 pub(super) const IDLE_MARK_AFTER: Duration = Duration::from_millis(100);
+
+/// A block of so many bytes takes long to write: who was answered before does not wait for it.
+const LARGE_BYTES: usize = 64 << 10;
 
 /// What a step of the committer did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,22 +118,24 @@ impl Committer {
         let mut taken = self.shared.queue.take(payload_max(self.writer.remaining()));
         if taken.items.is_empty() {
             let Some(frame_bytes) = taken.next_frame else { return Progress::Idle };
+            // The next slot may take long to come.
+            self.shared.queue.wake_rest();
             match self.change_slot() {
                 Ok(true) => {}
                 Ok(false) => return Progress::WaitsForSlot,
-                Err(error) => return self.stop("change the journal slot", &error, Vec::new()),
+                Err(error) => return self.stop("change the journal slot", &error),
             }
             taken = self.shared.queue.take(payload_max(self.writer.remaining()));
             assert!(!taken.items.is_empty(), "a frame of {frame_bytes} bytes passed admission");
         }
         if taken.payload_bytes == 0 {
-            taken.items.into_iter().for_each(|item| item.answer(Ok(())));
+            self.shared.queue.settle(taken.until);
             return Progress::Worked;
         }
-        match self.write(&mut taken) {
-            Ok(place) => self.publish(place, taken.items),
+        match self.write(&taken) {
+            Ok(place) => self.publish(place, taken),
             Err(_) if sabotage::is(Bug::GoOnAfterFailure) => Progress::Worked,
-            Err(error) => self.stop("commit to the journal", &error, taken.items),
+            Err(error) => self.stop("commit to the journal", &error),
         }
     }
 
@@ -157,18 +160,20 @@ impl Committer {
         Progress::Stopped
     }
 
-    fn write(&mut self, taken: &mut Taken) -> io::Result<BlockPlace> {
-        let frames = taken.items.iter().filter_map(|item| match &item.work {
+    fn write(&mut self, taken: &Taken) -> io::Result<BlockPlace> {
+        let queue = &self.shared.queue;
+        if LARGE_BYTES <= taken.payload_bytes {
+            queue.wake_rest();
+        }
+        let frames = taken.items.iter().filter_map(|item| match item {
             Work::Frame { frame, .. } => Some(&frame.bytes()[..]),
             Work::Barrier => None,
         });
         let place = self.writer.write(0, frames, self.shared.now_ms())?;
         if sabotage::is(Bug::AckBeforeSync) {
-            for item in &mut taken.items {
-                let nobody = oneshot::channel().0;
-                let _ = std::mem::replace(&mut item.done, nobody).send(Ok(()));
-            }
+            queue.settle(taken.until);
         }
+        queue.wake_rest();
         if !sabotage::is(Bug::PublishBeforeSync) {
             self.writer.sync()?;
         }
@@ -176,7 +181,7 @@ impl Committer {
     }
 
     /// Everything in the block is durable: first it becomes visible, then it is answered.
-    fn publish(&mut self, place: BlockPlace, items: Vec<Pending>) -> Progress {
+    fn publish(&mut self, place: BlockPlace, taken: Taken) -> Progress {
         let BlockPlace { position, header } = place;
         if header.mask != 0 {
             let position = position as u32;
@@ -188,10 +193,9 @@ impl Committer {
             len: 0,
         };
         let mut end = JournalPoint { block_no: header.block_no, frame: 0 };
-        let mut answers = Vec::with_capacity(items.len());
         let mut permits = Vec::new();
-        for item in items {
-            if let Work::Frame { frame, facts, permit } = item.work {
+        for item in taken.items {
+            if let Work::Frame { frame, facts, permit } = item {
                 at.len = frame.bytes().len() as u32;
                 end.frame += 1;
                 self.shared.stats.count_frame(&frame);
@@ -212,7 +216,6 @@ impl Committer {
                 at.position += at.len;
                 permits.extend(permit);
             }
-            answers.push(item.done);
         }
         self.shared.stats.commits.fetch_add(1, Ordering::Relaxed);
         self.shared.note_durable(header.block_no + 1);
@@ -222,11 +225,9 @@ impl Committer {
         if sabotage::is(Bug::PublishBeforeSync)
             && let Err(error) = self.writer.sync()
         {
-            return self.stop("commit to the journal", &error, Vec::new());
+            return self.stop("commit to the journal", &error);
         }
-        for done in answers {
-            let _ = done.send(Ok(()));
-        }
+        self.shared.queue.settle(taken.until);
         Progress::Worked
     }
 
@@ -303,7 +304,7 @@ impl Committer {
                 self.note_remaining();
                 Progress::Worked
             }
-            Err(error) => self.stop("mark the journal", &error, Vec::new()),
+            Err(error) => self.stop("mark the journal", &error),
         }
     }
 
@@ -313,13 +314,11 @@ impl Committer {
     }
 
     /// Stops the store for good: whether the last write is on disk is unknown.
-    fn stop(&mut self, operation: &str, error: &io::Error, items: Vec<Pending>) -> Progress {
+    fn stop(&mut self, operation: &str, error: &io::Error) -> Progress {
         let cause: Arc<str> = format!("could not {operation}: {error}").into();
         tracing::error!(%cause, "stopped");
         self.shared.stop(cause.clone());
-        let unknown = Error::OutcomeUnknown { cause };
-        items.into_iter().for_each(|item| item.answer(Err(unknown.clone())));
-        self.shared.queue.end(&unknown);
+        self.shared.queue.end(&Error::OutcomeUnknown { cause });
         Progress::Stopped
     }
 }

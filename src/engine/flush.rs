@@ -22,13 +22,14 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::{
     collect::{DEAD_PERCENT, Diary},
     select::read_entry,
     shard::{DELETED_REMEMBERED_MS, Run},
     shared::Shared,
+    waiters::Queued,
 };
 use crate::{
     core::RunState,
@@ -41,7 +42,7 @@ use crate::{
         segment::{JournalPoint, SegmentHead},
         wire,
     },
-    platform::is_full,
+    platform::{is_full, os},
     record::{Index, RunNo, Seq},
     sabotage::{self, Bug},
     segment::{NewSegment, Pack, PackWriter, Segment},
@@ -174,7 +175,7 @@ struct Round {
     next: (u64, RunNo),
     batch: Vec<Snapshot>,
     /// Tells when what the batch stands for is durable.
-    durable: Option<oneshot::Receiver<Result<(), Error>>>,
+    durable: Option<Queued>,
     pack: Option<OpenPack>,
 }
 
@@ -281,7 +282,7 @@ impl Flusher {
         let Some(round) = &mut self.round else { return };
         if let Some(durable) = round.durable.take() {
             // An error means that the store stops, which the next step sees.
-            let _ = durable.blocking_recv();
+            let _ = os::block_on(durable);
         }
     }
 
@@ -346,14 +347,14 @@ impl Flusher {
             self.round = Some(self.begin_round());
             return Ok(Flushed::Worked);
         };
-        if let Some(durable) = &mut round.durable {
-            match durable.try_recv() {
-                Err(oneshot::error::TryRecvError::Empty) => {
+        if let Some(durable) = &round.durable {
+            match durable.try_take() {
+                None => {
                     self.round = Some(round);
                     return Ok(Flushed::Waits);
                 }
-                Ok(Ok(())) | Err(oneshot::error::TryRecvError::Closed) => {}
-                Ok(Err(_)) => return Ok(Flushed::Stopped),
+                Some(Ok(())) => {}
+                Some(Err(_)) => return Ok(Flushed::Stopped),
             }
             round.durable = None;
         }

@@ -48,6 +48,7 @@ mod supply;
 mod tail;
 mod ticket;
 mod tokens;
+mod waiters;
 mod watch;
 mod work;
 

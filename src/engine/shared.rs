@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     admission::DiskGauge,
@@ -17,9 +17,10 @@ use super::{
     hub::Hub,
     options::Options,
     pool::Pool,
-    queue::{CommitQueue, Pending, Work},
+    queue::{CommitQueue, Work},
     shard::Shard,
     supply::Supply,
+    waiters::Queued,
 };
 use crate::{
     error::Error,
@@ -160,10 +161,8 @@ impl Shared {
     }
 
     /// Told when everything queued so far is durable, or that it never will be.
-    pub(super) fn barrier(&self) -> oneshot::Receiver<Result<(), Error>> {
-        let (done, durable) = oneshot::channel();
-        self.queue.push(Pending { work: Work::Barrier, done });
-        durable
+    pub(super) fn barrier(&self) -> Queued {
+        self.queue.push(Work::Barrier)
     }
 
     /// Notes that journal blocks below a number are durable and visible.

@@ -46,7 +46,9 @@ impl Stepper {
     pub fn step(&mut self) -> Progress {
         self.shared.look_at_space();
         self.shared.supply.step(&*self.shared.platform.vfs);
-        self.committer.step()
+        let progress = self.committer.step();
+        self.shared.queue.wake_rest();
+        progress
     }
 
     /// Goes on copying frames into packs, or begins to: whether or not it is due.

@@ -17,7 +17,7 @@ use super::{
     request::{ClosedRun, CreatedRun, RunInfo, RunKey},
     shard::{Run, Shard},
     shared::{INGEST_UNIT, Phase, Shared},
-    ticket::{Ticket, never_told},
+    ticket::Ticket,
 };
 use crate::{
     core::{
@@ -429,7 +429,7 @@ impl Store {
 
     /// Waits until everything queued so far is durable.
     pub(super) async fn barrier(&self) -> Result<(), Error> {
-        self.shared.barrier().await.unwrap_or_else(|_| Err(never_told()))
+        self.shared.barrier().await
     }
 
     /// Copies everything that is durable now into packs, and waits for it. A running store does so
