@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::{
     queue::{Taken, Woken, Work},
     shared::Shared,
@@ -193,7 +195,7 @@ impl Committer {
             len: 0,
         };
         let mut end = JournalPoint { block_no: header.block_no, frame: 0 };
-        let mut permits = Vec::new();
+        let mut permits: Option<OwnedSemaphorePermit> = None;
         for item in taken.items {
             if let Work::Frame { frame, facts, permit } = item {
                 at.len = frame.bytes().len() as u32;
@@ -214,7 +216,10 @@ impl Committer {
                     self.shared.catalog.note(change, runs);
                 }
                 at.position += at.len;
-                permits.extend(permit);
+                match (&mut permits, permit) {
+                    (Some(all), Some(permit)) => all.merge(permit),
+                    (none, permit) => *none = none.take().or(permit),
+                }
             }
         }
         self.shared.stats.commits.fetch_add(1, Ordering::Relaxed);
