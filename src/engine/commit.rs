@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     queue::{Taken, Woken, Work},
+    rhythm::{Rhythm, Writers},
     shared::Shared,
     supply::{Supply, SupplyState},
 };
@@ -60,6 +61,8 @@ pub(super) struct Committer {
     store_uuid: [u8; 16],
     /// Whether the newest block is durable and no block on disk says so yet.
     mark_due: bool,
+    /// For whom the next block waits.
+    rhythm: Rhythm,
 }
 
 /// What the committer starts from.
@@ -81,6 +84,7 @@ impl Committer {
             incarnation: start.incarnation,
             store_uuid: start.store_uuid,
             mark_due: true,
+            rhythm: Rhythm::default(),
         }
     }
 
@@ -97,7 +101,10 @@ impl Committer {
         loop {
             let limit = self.mark_due.then_some(IDLE_MARK_AFTER);
             let progress = match self.shared.queue.wait(limit) {
-                Woken::Work => self.step(),
+                Woken::Work => {
+                    self.shared.queue.gather(std::mem::take(&mut self.rhythm));
+                    self.step()
+                }
                 Woken::Idle => self.mark_idle(),
                 Woken::Closing => return self.finish(),
             };
@@ -135,7 +142,7 @@ impl Committer {
             return Progress::Worked;
         }
         match self.write(&taken) {
-            Ok(place) => self.publish(place, taken),
+            Ok((place, sync)) => self.publish(place, taken, sync),
             Err(_) if sabotage::is(Bug::GoOnAfterFailure) => Progress::Worked,
             Err(error) => self.stop("commit to the journal", &error),
         }
@@ -162,7 +169,8 @@ impl Committer {
         Progress::Stopped
     }
 
-    fn write(&mut self, taken: &Taken) -> io::Result<BlockPlace> {
+    /// Writes a block and syncs it; tells how long the sync took, too.
+    fn write(&mut self, taken: &Taken) -> io::Result<(BlockPlace, Duration)> {
         let queue = &self.shared.queue;
         if LARGE_BYTES <= taken.payload_bytes {
             queue.wake_rest();
@@ -176,14 +184,16 @@ impl Committer {
             queue.settle(taken.until);
         }
         queue.wake_rest();
+        let clock = &self.shared.platform.clock;
+        let begin = clock.mono();
         if !sabotage::is(Bug::PublishBeforeSync) {
             self.writer.sync()?;
         }
-        Ok(place)
+        Ok((place, clock.mono().saturating_sub(begin)))
     }
 
     /// Everything in the block is durable: first it becomes visible, then it is answered.
-    fn publish(&mut self, place: BlockPlace, taken: Taken) -> Progress {
+    fn publish(&mut self, place: BlockPlace, taken: Taken, sync: Duration) -> Progress {
         let BlockPlace { position, header } = place;
         if header.mask != 0 {
             let position = position as u32;
@@ -195,6 +205,7 @@ impl Committer {
             len: 0,
         };
         let mut end = JournalPoint { block_no: header.block_no, frame: 0 };
+        let mut writers = Writers::default();
         let mut permits: Option<OwnedSemaphorePermit> = None;
         for item in taken.items {
             if let Work::Frame { frame, facts, permit } = item {
@@ -203,6 +214,7 @@ impl Committer {
                 self.shared.stats.count_frame(&frame);
                 let run_no = frame.header.run_no;
                 let mut shard = self.shared.shard(run_no.vshard()).lock();
+                writers.note(shard.run(run_no).changed_block(), header.block_no);
                 let (bytes, change) = shard.publish(frame, at, end, &facts);
                 if self.shared.hub.is_concerned(&facts) {
                     self.shared.hub.tell(&shard.run(run_no).state);
@@ -225,6 +237,7 @@ impl Committer {
         self.shared.stats.commits.fetch_add(1, Ordering::Relaxed);
         self.shared.note_durable(header.block_no + 1);
         self.mark_due = true;
+        self.rhythm = writers.rhythm(sync);
         self.note_remaining();
         drop(permits);
         if sabotage::is(Bug::PublishBeforeSync)

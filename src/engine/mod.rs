@@ -36,6 +36,7 @@ mod queue;
 mod read;
 mod reader;
 mod request;
+mod rhythm;
 mod select;
 mod shard;
 mod shared;

@@ -6,6 +6,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
+    rhythm::Rhythm,
     ticket::never_told,
     waiters::{Queued, Waiters},
 };
@@ -46,6 +47,8 @@ struct QueueState {
     disk_bytes: u64,
     /// Bytes left in the slot that is written to.
     slot_remaining: u64,
+    /// Items below which the committer, which waits for more, is not woken.
+    enough: usize,
     closing: bool,
     /// Nothing is taken any more, and who waits knows why: the committer has ended.
     ended: bool,
@@ -62,8 +65,11 @@ impl CommitQueue {
         if !state.ended {
             state.disk_bytes += work.disk_bytes();
             state.items.push_back(work);
+            let is_enough = state.enough <= state.items.len();
             drop(state);
-            self.wake.notify_one();
+            if is_enough {
+                self.wake.notify_one();
+            }
         }
         queued
     }
@@ -131,6 +137,20 @@ impl CommitQueue {
                 None => self.wake.wait(&mut state),
             }
         }
+    }
+
+    /// Waits until enough is there for a block, as its rhythm says.
+    pub(super) fn gather(&self, rhythm: Rhythm) {
+        let is_enough = |state: &QueueState| rhythm.enough <= state.items.len() || state.closing;
+        if is_enough(&self.state.lock()) {
+            return;
+        }
+        // Who is waited for may not know yet that it was answered.
+        self.waiters.wake_rest();
+        let mut state = self.state.lock();
+        state.enough = rhythm.enough;
+        self.wake.wait_while_for(&mut state, |state| !is_enough(state), rhythm.wait_max);
+        state.enough = 0;
     }
 
     pub(super) fn is_closing(&self) -> bool {
