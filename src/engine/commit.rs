@@ -192,7 +192,8 @@ impl Committer {
         Ok((place, clock.mono().saturating_sub(begin)))
     }
 
-    /// Everything in the block is durable: first it becomes visible, then it is answered.
+    /// Everything in the block is durable: first it becomes visible, then it is answered, then
+    /// readers are told.
     fn publish(&mut self, place: BlockPlace, taken: Taken, sync: Duration) -> Progress {
         let BlockPlace { position, header } = place;
         if header.mask != 0 {
@@ -206,6 +207,7 @@ impl Committer {
         };
         let mut end = JournalPoint { block_no: header.block_no, frame: 0 };
         let mut writers = Writers::default();
+        let mut followed = Vec::new();
         let mut permits: Option<OwnedSemaphorePermit> = None;
         for item in taken.items {
             if let Work::Frame { frame, facts, permit } = item {
@@ -216,8 +218,13 @@ impl Committer {
                 let mut shard = self.shared.shard(run_no.vshard()).lock();
                 writers.note(shard.run(run_no).changed_block(), header.block_no);
                 let (bytes, change) = shard.publish(frame, at, end, &facts);
+                let run = shard.run(run_no);
                 if self.shared.hub.is_concerned(&facts) {
-                    self.shared.hub.tell(&shard.run(run_no).state);
+                    self.shared.hub.tell(&run.state);
+                }
+                // A run's readers are woken once, however many of its frames are in the block.
+                if followed.last().is_none_or(|(last, _)| *last != run_no) {
+                    followed.extend(run.published.followers().map(|readers| (run_no, readers)));
                 }
                 drop(shard);
                 if facts.outcome.is_some() || facts.deleted {
@@ -246,6 +253,10 @@ impl Committer {
             return self.stop("commit to the journal", &error);
         }
         self.shared.queue.settle(taken.until);
+        // There may be thousands of them: under no lock, and behind those who wait for an answer.
+        for (_, readers) in followed {
+            readers.send_replace(());
+        }
         Progress::Worked
     }
 

@@ -240,8 +240,8 @@ impl Shard {
         self.sought.remove(key);
     }
 
-    /// Makes a durable frame visible and wakes whom it concerns; returns its bytes, and what it
-    /// changes for the index and in the number of runs.
+    /// Makes a durable frame visible; returns its bytes, and what it changes for the index and in the
+    /// number of runs. The run's readers are the caller's to wake.
     pub(super) fn publish(
         &mut self,
         frame: Frame,
@@ -265,7 +265,6 @@ impl Shard {
         run.in_flight -= 1;
         run.published.remember(frame);
         run.weigh_again(weight);
-        run.published.wake_readers();
         ring.frames.push_back((header.run_no, run.published.next_number() - 1));
         ring.bytes += at.len as usize;
         let is_first = header.first_seq == Seq::ZERO && 0 < header.count;
@@ -414,11 +413,7 @@ impl Run {
     }
 
     /// Adds a durable frame to what readers see; returns what it counts in what waits for segments.
-    fn publish_place(
-        &mut self,
-        new: &NewFrame<'_>,
-        unflushed: &mut BTreeSet<(u64, RunNo)>,
-    ) -> u64 {
+    fn publish_place(&mut self, new: &NewFrame<'_>, unflushed: &mut BTreeSet<(u64, RunNo)>) -> u64 {
         if self.published.is_flushed() {
             unflushed.insert((new.end.block_no, self.state.run_no));
         }
