@@ -108,8 +108,8 @@ pub enum Bug {
     KeepMemoryOfRefused,
     /// That an input is free again is told to nobody.
     ReleaseWithoutWake,
-    /// What is queued behind the end of the committer is kept.
-    PushAfterEnd,
+    /// That the committer has ended is told to nobody who waits for the disk.
+    ForgetEnd,
     /// A watcher is woken before it is noted what has changed.
     TellBeforeNote,
     /// Those who wait are woken before it is noted that the store ends.
@@ -177,7 +177,7 @@ mod planted {
             Self::ListenAfterLook,
             Self::KeepMemoryOfRefused,
             Self::ReleaseWithoutWake,
-            Self::PushAfterEnd,
+            Self::ForgetEnd,
             Self::TellBeforeNote,
             Self::WakeBeforeEnd,
             Self::ForgetBeforeShelf,

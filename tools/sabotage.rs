@@ -121,7 +121,7 @@ impl Level {
             | Bug::ListenAfterLook
             | Bug::KeepMemoryOfRefused
             | Bug::ReleaseWithoutWake
-            | Bug::PushAfterEnd
+            | Bug::ForgetEnd
             | Bug::TellBeforeNote
             | Bug::WakeBeforeEnd
             | Bug::ForgetBeforeShelf => &[Self::Interleavings],

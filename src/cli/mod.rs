@@ -46,6 +46,7 @@ use clap::{Parser, Subcommand};
 use self::failure::{Exit, Failure};
 use crate::{
     config::{ENV_LOG, LogFormat},
+    platform::process,
     present::{self, moment, quantity, table, utc},
 };
 
@@ -102,6 +103,7 @@ enum Command {
 
 /// Does what the arguments of the process say.
 pub fn main() -> ExitCode {
+    process::use_small_pages();
     let command = Cli::parse().command;
     let as_json = command.as_json();
     let outcome = execute(command);

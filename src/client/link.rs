@@ -7,6 +7,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{
     ANSWER_BYTES_MAX, ClientOptions,
+    connect::Connector,
     generated::{
         admin_service_client::AdminServiceClient, batch_service_client::BatchServiceClient,
         input_service_client::InputServiceClient, run_service_client::RunServiceClient,
@@ -49,13 +50,12 @@ impl Link {
         let endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(|error| Refusal::invalid("url", error.to_string()))?
             .connect_timeout(options.connect_timeout)
-            .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true);
-        let current = Mutex::new((0, endpoint.connect_lazy()));
+        let current = Mutex::new((0, connect(&endpoint)));
         Ok(Self { endpoint, current })
     }
 
@@ -106,7 +106,12 @@ impl Link {
     pub(super) fn replace(&self, dead: Generation) {
         let mut current = self.current.lock();
         if current.0 == dead {
-            *current = (dead + 1, self.endpoint.connect_lazy());
+            *current = (dead + 1, connect(&self.endpoint));
         }
     }
+}
+
+/// A connection that is made with its first call.
+fn connect(endpoint: &Endpoint) -> Channel {
+    endpoint.connect_with_connector_lazy(Connector::new())
 }

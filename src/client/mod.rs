@@ -17,6 +17,7 @@
 //! ([`Error::OutcomeUnknown`] says so), spread load, or cache.
 
 mod appender;
+mod connect;
 mod convert;
 mod inputs;
 mod keeper;

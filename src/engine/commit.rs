@@ -7,10 +7,11 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::sync::oneshot;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    queue::{Pending, Taken, Woken, Work},
+    queue::{Taken, Woken, Work},
+    rhythm::{Rhythm, Writers},
     shared::Shared,
     supply::{Supply, SupplyState},
 };
@@ -30,6 +31,9 @@ use crate::{
 
 /// How long the log is idle before a mark proves that its last block was durable.
 pub(super) const IDLE_MARK_AFTER: Duration = Duration::from_millis(100);
+
+/// A block of so many bytes takes long to write: who was answered before does not wait for it.
+const LARGE_BYTES: usize = 64 << 10;
 
 /// What a step of the committer did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +58,8 @@ pub(super) struct Committer {
     store_uuid: [u8; 16],
     /// Whether the newest block is durable and no block on disk says so yet.
     mark_due: bool,
+    /// For whom the next block waits.
+    rhythm: Rhythm,
 }
 
 /// What the committer starts from.
@@ -75,6 +81,7 @@ impl Committer {
             incarnation: start.incarnation,
             store_uuid: start.store_uuid,
             mark_due: true,
+            rhythm: Rhythm::default(),
         }
     }
 
@@ -91,7 +98,10 @@ impl Committer {
         loop {
             let limit = self.mark_due.then_some(IDLE_MARK_AFTER);
             let progress = match self.shared.queue.wait(limit) {
-                Woken::Work => self.step(),
+                Woken::Work => {
+                    self.shared.queue.gather(std::mem::take(&mut self.rhythm));
+                    self.step()
+                }
                 Woken::Idle => self.mark_idle(),
                 Woken::Closing => return self.finish(),
             };
@@ -114,22 +124,24 @@ impl Committer {
         let mut taken = self.shared.queue.take(payload_max(remaining(&self.writer)));
         if taken.items.is_empty() {
             let Some(frame_bytes) = taken.next_frame else { return Progress::Idle };
+            // The next slot may take long to come.
+            self.shared.queue.wake_rest();
             match self.change_slot() {
                 Ok(true) => {}
                 Ok(false) => return Progress::WaitsForSlot,
-                Err(error) => return self.stop("change the journal slot", &error, Vec::new()),
+                Err(error) => return self.stop("change the journal slot", &error),
             }
             taken = self.shared.queue.take(payload_max(remaining(&self.writer)));
             assert!(!taken.items.is_empty(), "a frame of {frame_bytes} bytes passed admission");
         }
         if taken.payload_bytes == 0 {
-            taken.items.into_iter().for_each(|item| item.answer(Ok(())));
+            self.shared.queue.settle(taken.until);
             return Progress::Worked;
         }
-        match self.write(&mut taken) {
-            Ok(place) => self.publish(place, taken.items),
+        match self.write(&taken) {
+            Ok((place, sync)) => self.publish(place, taken, sync),
             Err(_) if sabotage::is(Bug::GoOnAfterFailure) => Progress::Worked,
-            Err(error) => self.stop("commit to the journal", &error, taken.items),
+            Err(error) => self.stop("commit to the journal", &error),
         }
     }
 
@@ -154,26 +166,32 @@ impl Committer {
         Progress::Stopped
     }
 
-    fn write(&mut self, taken: &mut Taken) -> io::Result<BlockPlace> {
-        let frames = taken.items.iter().filter_map(|item| match &item.work {
+    /// Writes a block and syncs it; tells how long the sync took, too.
+    fn write(&mut self, taken: &Taken) -> io::Result<(BlockPlace, Duration)> {
+        let queue = &self.shared.queue;
+        if LARGE_BYTES <= taken.payload_bytes {
+            queue.wake_rest();
+        }
+        let frames = taken.items.iter().filter_map(|item| match item {
             Work::Frame { frame, .. } => Some(&frame.bytes()[..]),
             Work::Barrier => None,
         });
         let place = self.writer.write(0, frames, self.shared.now_ms())?;
         if sabotage::is(Bug::AckBeforeSync) {
-            for item in &mut taken.items {
-                let nobody = oneshot::channel().0;
-                let _ = std::mem::replace(&mut item.done, nobody).send(Ok(()));
-            }
+            queue.settle(taken.until);
         }
+        queue.wake_rest();
+        let clock = &self.shared.platform.clock;
+        let begin = clock.mono();
         if !sabotage::is(Bug::PublishBeforeSync) {
             self.writer.sync()?;
         }
-        Ok(place)
+        Ok((place, clock.mono().saturating_sub(begin)))
     }
 
-    /// Everything in the block is durable: first it becomes visible, then it is answered.
-    fn publish(&mut self, place: BlockPlace, items: Vec<Pending>) -> Progress {
+    /// Everything in the block is durable: first it becomes visible, then it is answered, then
+    /// readers are told.
+    fn publish(&mut self, place: BlockPlace, taken: Taken, sync: Duration) -> Progress {
         let BlockPlace { position, header } = place;
         if header.mask != 0 {
             let position = position as u32;
@@ -185,18 +203,25 @@ impl Committer {
             len: 0,
         };
         let mut end = JournalPoint { block_no: header.block_no, frame: 0 };
-        let mut answers = Vec::with_capacity(items.len());
-        let mut permits = Vec::new();
-        for item in items {
-            if let Work::Frame { frame, facts, permit } = item.work {
+        let mut writers = Writers::default();
+        let mut followed = Vec::new();
+        let mut permits: Option<OwnedSemaphorePermit> = None;
+        for item in taken.items {
+            if let Work::Frame { frame, facts, permit } = item {
                 at.len = frame.bytes().len() as u32;
                 end.frame += 1;
                 self.shared.stats.count_frame(&frame);
                 let run_no = frame.header.run_no;
                 let mut shard = self.shared.shard(run_no.vshard()).lock();
+                writers.note(shard.run(run_no).changed_block(), header.block_no);
                 let (bytes, change) = shard.publish(frame, at, end, &facts);
+                let run = shard.run(run_no);
                 if self.shared.hub.is_concerned(&facts) {
-                    self.shared.hub.tell(&shard.run(run_no).state);
+                    self.shared.hub.tell(&run.state);
+                }
+                // A run's readers are woken once, however many of its frames are in the block.
+                if followed.last().is_none_or(|(last, _)| *last != run_no) {
+                    followed.extend(run.published.followers().map(|readers| (run_no, readers)));
                 }
                 drop(shard);
                 if facts.outcome.is_some() || facts.deleted {
@@ -207,22 +232,27 @@ impl Committer {
                     self.shared.catalog.note(change, runs);
                 }
                 at.position += at.len;
-                permits.extend(permit);
+                match (&mut permits, permit) {
+                    (Some(all), Some(permit)) => all.merge(permit),
+                    (none, permit) => *none = none.take().or(permit),
+                }
             }
-            answers.push(item.done);
         }
         self.shared.stats.commits.fetch_add(1, Ordering::Relaxed);
         self.shared.note_durable(header.block_no + 1);
         self.mark_due = true;
+        self.rhythm = writers.rhythm(sync);
         self.note_remaining();
         drop(permits);
         if sabotage::is(Bug::PublishBeforeSync)
             && let Err(error) = self.writer.sync()
         {
-            return self.stop("commit to the journal", &error, Vec::new());
+            return self.stop("commit to the journal", &error);
         }
-        for done in answers {
-            let _ = done.send(Ok(()));
+        self.shared.queue.settle(taken.until);
+        // There may be thousands of them: under no lock, and behind those who wait for an answer.
+        for (_, readers) in followed {
+            readers.send_replace(());
         }
         Progress::Worked
     }
@@ -300,7 +330,7 @@ impl Committer {
                 self.note_remaining();
                 Progress::Worked
             }
-            Err(error) => self.stop("mark the journal", &error, Vec::new()),
+            Err(error) => self.stop("mark the journal", &error),
         }
     }
 
@@ -310,13 +340,11 @@ impl Committer {
     }
 
     /// Stops the store for good: whether the last write is on disk is unknown.
-    fn stop(&mut self, operation: &str, error: &io::Error, items: Vec<Pending>) -> Progress {
+    fn stop(&mut self, operation: &str, error: &io::Error) -> Progress {
         let cause: Arc<str> = format!("could not {operation}: {error}").into();
         tracing::error!(%cause, "stopped");
         self.shared.stop(cause.clone());
-        let unknown = Error::OutcomeUnknown { cause };
-        items.into_iter().for_each(|item| item.answer(Err(unknown.clone())));
-        self.shared.queue.end(&unknown);
+        self.shared.queue.end(&Error::OutcomeUnknown { cause });
         Progress::Stopped
     }
 }

@@ -2,14 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    agenda::Pending as Noted,
-    queue::{Pending, Work},
-    request::RunKey,
-    shard::Run,
-    shared::Shared,
+    agenda::Pending as Noted, queue::Work, request::RunKey, shard::Run, shared::Shared,
     ticket::Ticket,
 };
 use crate::{
@@ -85,8 +81,7 @@ impl Shared {
         run.in_flight += 1;
         run.is_away = false;
         self.note_pending(run);
-        let (done, durable) = oneshot::channel();
-        self.queue.push(Pending { work: Work::Frame { frame, facts, permit }, done });
+        let durable = self.queue.push(Work::Frame { frame, facts, permit });
         Ticket { durable: Some(durable), answer: Some(Ok(answer)) }
     }
 

@@ -66,12 +66,11 @@ impl Shared {
         let vshard = vshard_of(&key.namespace, &key.run_id);
         loop {
             let mut ended = {
-                let shelf = self.packs.shelf();
                 let mut shard = self.shard(vshard).lock();
                 self.check_open()?;
-                match shard.whereabouts(key, &shelf) {
+                match shard.whereabouts(key, &self.packs) {
                     Whereabouts::Here(run_no) => {
-                        let is_gone = shard.run(run_no).is_forgotten(self.now_ms());
+                        let is_gone = self.is_forgotten(shard.run(run_no));
                         return Ok((shard, (!is_gone).then_some(run_no)));
                     }
                     Whereabouts::Absent => return Ok((shard, None)),
@@ -101,9 +100,13 @@ impl Shared {
                 return Ok((shard, None));
             }
             let run_no = shard.bring_in(Run::at_rest(state, changed_block));
-            let is_gone = shard.run(run_no).is_forgotten(self.now_ms());
+            let is_gone = self.is_forgotten(shard.run(run_no));
             return Ok((shard, (!is_gone).then_some(run_no)));
         }
+    }
+
+    fn is_forgotten(&self, run: &Run) -> bool {
+        run.is_deleted() && run.is_forgotten(self.now_ms())
     }
 
     /// The run of this number and name in packs, or the newest of the name. Blocks on the disk.

@@ -14,13 +14,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::{
     collect::{DEAD_PERCENT, Diary},
     select::read_entry,
     shard::{DELETED_REMEMBERED_MS, Run},
     shared::Shared,
+    waiters::Queued,
 };
 use crate::{
     core::RunState,
@@ -178,7 +179,7 @@ struct Round {
     next: (u64, RunNo),
     batch: Vec<Snapshot>,
     /// Tells when what the batch stands for is durable.
-    durable: Option<oneshot::Receiver<Result<(), Error>>>,
+    durable: Option<Queued>,
     pack: Option<OpenPack>,
 }
 
@@ -286,7 +287,7 @@ impl Flusher {
     fn wait_until_durable(&mut self) {
         let Some(round) = &mut self.round else { return };
         let Some(durable) = round.durable.take() else { return };
-        if !matches!(os::block_on(durable), Ok(Ok(()))) {
+        if os::block_on(durable).is_err() {
             // The store ends, and what the states of this round stand for may never be durable.
             self.give_up();
         }
@@ -353,14 +354,14 @@ impl Flusher {
             self.round = Some(self.begin_round());
             return Ok(Flushed::Worked);
         };
-        if let Some(durable) = &mut round.durable {
-            match durable.try_recv() {
-                Err(oneshot::error::TryRecvError::Empty) => {
+        if let Some(durable) = &round.durable {
+            match durable.try_take() {
+                None => {
                     self.round = Some(round);
                     return Ok(Flushed::Waits);
                 }
-                Ok(Ok(())) | Err(oneshot::error::TryRecvError::Closed) => {}
-                Ok(Err(_)) => return Ok(Flushed::Stopped),
+                Some(Ok(())) => {}
+                Some(Err(_)) => return Ok(Flushed::Stopped),
             }
             round.durable = None;
         }

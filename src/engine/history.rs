@@ -124,6 +124,32 @@ impl History {
         Ok(Stretch { frames, next, chain })
     }
 
+    /// Takes the blocks with about `bytes_max` of the frames that are wanted from `from` on into the
+    /// cache of blocks.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(super) fn warm(
+        &self,
+        shared: &Shared,
+        from: Seq,
+        streams: Option<&[StreamNo]>,
+        bytes_max: usize,
+    ) -> Result<(), Error> {
+        let (segment, tail) = self.segment_with(shared, from)?;
+        let mut bytes = 0;
+        for part in tail.parts.iter().filter(|part| from < part.end_seq()) {
+            if bytes_max <= bytes {
+                break;
+            }
+            if streams.is_none_or(|wanted| has_any(part, wanted)) {
+                segment.block(part, &shared.blocks)?;
+                bytes += part.len as usize;
+            }
+        }
+        Ok(())
+    }
+
     /// The frame, or stub, that holds the record before `seq`.
     fn frame_before(&self, shared: &Shared, seq: Seq) -> Result<Frame, Error> {
         let Some(before) = seq.0.checked_sub(1) else { return Err(self.missing(seq)) };

@@ -36,6 +36,7 @@ mod queue;
 mod read;
 mod reader;
 mod request;
+mod rhythm;
 mod select;
 mod shard;
 mod shared;
@@ -48,6 +49,7 @@ mod supply;
 mod tail;
 mod ticket;
 mod tokens;
+mod waiters;
 mod watch;
 mod work;
 

@@ -59,6 +59,13 @@ impl Pool {
         }
         receiver.await.expect("a job is run to its end")
     }
+
+    /// Runs a job for which nobody waits, unless there is too much to do or nobody to do it.
+    pub(super) fn run_aside(&self, job: impl FnOnce() + Send + 'static) {
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.try_send(Box::new(job));
+        }
+    }
 }
 
 /// The lock is held while waiting: the next job goes to whichever thread has it.

@@ -313,6 +313,11 @@ impl Published {
         self.wake.as_ref().is_some_and(|wake| 0 < wake.receiver_count())
     }
 
+    /// What wakes all readers at the tail, if there may be any.
+    pub(super) fn followers(&self) -> Option<watch::Sender<()>> {
+        self.wake.as_ref().filter(|wake| 0 < wake.receiver_count()).cloned()
+    }
+
     /// Wakes all readers at the tail.
     pub(super) fn wake_readers(&self) {
         if let Some(wake) = &self.wake {

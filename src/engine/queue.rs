@@ -1,25 +1,22 @@
 //! Decided frames on their way to the disk, in the order of their decision.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::{
+    rhythm::Rhythm,
+    ticket::never_told,
+    waiters::{Queued, Waiters},
+};
 use crate::{
     core::Facts,
     error::Error,
     format::{block::block_bytes, frame::Frame},
     platform::sync::{Condvar, Mutex},
-    sabotage::{self, Bug},
 };
 
 /// Something that waits for the disk.
-pub(super) struct Pending {
-    pub(super) work: Work,
-    /// Told when everything queued up to here is durable, or that it never will be.
-    pub(super) done: oneshot::Sender<Result<(), Error>>,
-}
-
-/// What waits.
 #[allow(clippy::large_enum_variant, reason = "nearly all of them are frames")]
 pub(super) enum Work {
     /// A frame to be written.
@@ -38,32 +35,43 @@ pub(super) enum Work {
 pub(super) struct CommitQueue {
     state: Mutex<QueueState>,
     wake: Condvar,
+    waiters: Arc<Waiters>,
 }
 
 #[derive(Default)]
 struct QueueState {
-    items: VecDeque<Pending>,
+    items: VecDeque<Work>,
+    /// Number of the first of them.
+    first: u64,
     /// Disk bytes that the queued frames take at most, each in a block of its own.
     disk_bytes: u64,
     /// Bytes left in the slot that is written to.
     slot_remaining: u64,
+    /// Items below which the committer, which waits for more, is not woken.
+    enough: usize,
     closing: bool,
-    /// Why nothing is taken any more, once the committer has ended.
-    ended: Option<Error>,
+    /// Nothing is taken any more, and who waits knows why: the committer has ended.
+    ended: bool,
 }
 
 impl CommitQueue {
-    /// Queues something. The caller holds the lock of the shard that decided it.
-    pub(super) fn push(&self, pending: Pending) {
+    /// Queues something; tells when everything up to it is durable. The caller holds the lock of
+    /// the shard that decided it.
+    pub(super) fn push(&self, work: Work) -> Queued {
         let mut state = self.state.lock();
-        if let Some(error) = state.ended.as_ref().filter(|_| !sabotage::is(Bug::PushAfterEnd)) {
-            // Never written, and no reader will ever see the state it was decided by.
-            return pending.answer(Err(error.clone()));
+        let queued = self.waiters.queued(state.first + state.items.len() as u64);
+        // What comes after the end is never written, and no reader will ever see the state it was
+        // decided by.
+        if !state.ended {
+            state.disk_bytes += work.disk_bytes();
+            state.items.push_back(work);
+            let is_enough = state.enough <= state.items.len();
+            drop(state);
+            if is_enough {
+                self.wake.notify_one();
+            }
         }
-        state.disk_bytes += pending.disk_bytes();
-        state.items.push_back(pending);
-        drop(state);
-        self.wake.notify_one();
+        queued
     }
 
     /// Whether a frame of so many bytes surely has a place in the slot that is written to, with so
@@ -87,7 +95,7 @@ impl CommitQueue {
     /// Takes the next items whose frames fit a block of `payload_max` bytes.
     pub(super) fn take(&self, payload_max: usize) -> Taken {
         let mut state = self.state.lock();
-        let mut taken = Taken { items: Vec::new(), payload_bytes: 0, next_frame: None };
+        let mut taken = Taken { items: Vec::new(), payload_bytes: 0, next_frame: None, until: 0 };
         while let Some(item) = state.items.front() {
             let len = item.frame_bytes();
             if payload_max < taken.payload_bytes + len {
@@ -99,18 +107,26 @@ impl CommitQueue {
             state.disk_bytes -= item.disk_bytes();
             taken.items.push(item);
         }
+        state.first += taken.items.len() as u64;
+        taken.until = state.first;
         taken
     }
 
     /// Waits for something to do, at most so long if a limit is given.
     pub(super) fn wait(&self, limit: Option<Duration>) -> Woken {
         let mut state = self.state.lock();
+        if state.items.is_empty() {
+            drop(state);
+            self.waiters.wake_rest();
+            state = self.state.lock();
+        }
         loop {
             if !state.items.is_empty() {
                 return Woken::Work;
             }
             if state.closing {
-                state.ended = Some(Error::ShuttingDown);
+                state.ended = true;
+                self.waiters.end(&Error::ShuttingDown);
                 return Woken::Closing;
             }
             match limit {
@@ -123,26 +139,60 @@ impl CommitQueue {
         }
     }
 
+    /// Waits until enough is there for a block, as its rhythm says.
+    pub(super) fn gather(&self, rhythm: Rhythm) {
+        let is_enough = |state: &QueueState| rhythm.enough <= state.items.len() || state.closing;
+        if is_enough(&self.state.lock()) {
+            return;
+        }
+        // Who is waited for may not know yet that it was answered.
+        self.waiters.wake_rest();
+        let mut state = self.state.lock();
+        state.enough = rhythm.enough;
+        self.wake.wait_while_for(&mut state, |state| !is_enough(state), rhythm.wait_max);
+        state.enough = 0;
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         self.state.lock().closing
     }
 
-    /// Answers everything with `error`, now and from now on; the first error is kept.
+    /// Answers everything that was taken before `until`.
+    pub(super) fn settle(&self, until: u64) {
+        self.waiters.settle(until);
+    }
+
+    /// Wakes everybody who was answered and is not awake yet.
+    pub(super) fn wake_rest(&self) {
+        self.waiters.wake_rest();
+    }
+
+    /// Answers everything that is not settled with `error`, now and from now on; the first error is
+    /// kept.
     pub(super) fn end(&self, error: &Error) {
         let mut state = self.state.lock();
-        state.ended.get_or_insert_with(|| error.clone());
+        state.ended = true;
         let items = std::mem::take(&mut state.items);
         drop(state);
-        items.into_iter().for_each(|item| item.answer(Err(error.clone())));
+        self.waiters.end(error);
+        drop(items);
+    }
+}
+
+impl Drop for CommitQueue {
+    fn drop(&mut self) {
+        self.waiters.end(&never_told());
     }
 }
 
 /// What was taken from the queue.
 pub(super) struct Taken {
-    pub(super) items: Vec<Pending>,
+    pub(super) items: Vec<Work>,
     pub(super) payload_bytes: usize,
     /// Bytes of the first frame that had to stay in the queue.
     pub(super) next_frame: Option<usize>,
+    /// Number after the last that was ever taken.
+    pub(super) until: u64,
 }
 
 /// Why a wait ended.
@@ -152,23 +202,18 @@ pub(super) enum Woken {
     Closing,
 }
 
-impl Pending {
+impl Work {
     fn frame_bytes(&self) -> usize {
-        match &self.work {
-            Work::Frame { frame, .. } => frame.bytes().len(),
-            Work::Barrier => 0,
+        match self {
+            Self::Frame { frame, .. } => frame.bytes().len(),
+            Self::Barrier => 0,
         }
     }
 
     fn disk_bytes(&self) -> u64 {
-        match &self.work {
-            Work::Frame { frame, .. } => block_bytes(frame.bytes().len()) as u64,
-            Work::Barrier => 0,
+        match self {
+            Self::Frame { frame, .. } => block_bytes(frame.bytes().len()) as u64,
+            Self::Barrier => 0,
         }
-    }
-
-    /// Gives the answer; nobody may be waiting for it any more.
-    pub(super) fn answer(self, result: Result<(), Error>) {
-        let _ = self.done.send(result);
     }
 }

@@ -79,6 +79,46 @@ impl Load {
     }
 }
 
+/// Where a reader of segments goes on: what it will want next is made ready meanwhile.
+pub(super) struct Ahead {
+    run_no: RunNo,
+    name_hash: u64,
+    /// Where the load before this began.
+    from: Seq,
+    until: Seq,
+    streams: Option<Vec<StreamNo>>,
+}
+
+impl Load {
+    /// What may follow this load, if it reads segments.
+    pub(super) fn ahead(&self) -> Option<Ahead> {
+        let LoadFrom::Segments { name_hash, from, until, streams } = &self.from else {
+            return None;
+        };
+        let (run_no, name_hash, streams) = (self.run_no, *name_hash, streams.clone());
+        Some(Ahead { run_no, name_hash, from: *from, until: *until, streams })
+    }
+}
+
+impl Ahead {
+    /// Whether the load went on where another had ended: who reads twice in a row reads on.
+    pub(super) fn follows(&self, before: Option<Seq>) -> bool {
+        before == Some(self.from)
+    }
+
+    /// Has the blocks that are wanted from `next` on in memory. Blocks on the disk. What fails is
+    /// told when it is read.
+    pub(super) fn warm(&self, shared: &Shared, next: Seq) {
+        // Otherwise they would be gone before they are read.
+        let is_kept = 8 * CHUNK_BYTES as u64 <= shared.blocks.bytes_max();
+        if is_kept && next < self.until {
+            let history = History::of(shared, self.name_hash, self.run_no);
+            let streams = self.streams.as_deref();
+            let _ = history.and_then(|history| history.warm(shared, next, streams, CHUNK_BYTES));
+        }
+    }
+}
+
 /// Reads a frame from the journal; none if it has been copied into a segment and its slot is
 /// gone.
 pub(super) fn read_entry(

@@ -24,7 +24,7 @@ use crate::{
     journal::FrameAt,
     record::{RunNo, Seq, VSHARDS, name_hash},
     recovery::{RecoveredFrame, RecoveredRun},
-    segment::Shelf,
+    segment::Packs,
 };
 
 /// Runs of some vshards: those that are not at rest, and those used last.
@@ -90,6 +90,8 @@ const PRODUCER_WEIGHT: usize = 4_800;
 const REQUEST_WEIGHT: usize = 200;
 const WAIT_WEIGHT: usize = 400;
 const FRAME_WEIGHT: usize = 96;
+/// What everybody relies on who has the number of a run.
+const IN_USE: &str = "a run in use stays in memory";
 /// Runs that are looked at, at most, to make room for one.
 const LOOKS_MAX: usize = 16;
 
@@ -140,6 +142,8 @@ impl Shard {
         };
         let run_no = state.run_no;
         self.insert(Run::new(state, published));
+        let Self { runs, unflushed, weight, .. } = self;
+        let run = runs.get_mut(&run_no).expect(IN_USE);
         let publish = |frame: &RecoveredFrame| {
             let new = NewFrame {
                 at: frame.at,
@@ -150,9 +154,11 @@ impl Shard {
                 time_ms: frame.time_ms,
                 facts: &frame.facts,
             };
-            self.publish_place(run_no, &new)
+            run.publish_place(&new, unflushed)
         };
-        frames.iter().map(publish).sum()
+        let bytes = frames.iter().map(publish).sum();
+        run.weigh_again(weight);
+        bytes
     }
 
     /// Adds a run.
@@ -177,11 +183,12 @@ impl Shard {
     }
 
     pub(super) fn run(&mut self, run_no: RunNo) -> &mut Run {
-        self.runs.get_mut(&run_no).expect("a run in use stays in memory")
+        self.runs.get_mut(&run_no).expect(IN_USE)
     }
 
-    /// Where a run is; if that has to be looked up, the caller holds the claim to do so.
-    pub(super) fn whereabouts(&mut self, key: &RunKey, shelf: &Shelf) -> Whereabouts {
+    /// Where a run is; if that has to be looked up, the caller holds the claim to do so. The packs
+    /// are asked under the shard's lock: a run that has left it is in those of this moment.
+    pub(super) fn whereabouts(&mut self, key: &RunKey, packs: &Packs) -> Whereabouts {
         if let Some(&run_no) = self.names.get(key) {
             self.run(run_no).is_used = true;
             return Whereabouts::Here(run_no);
@@ -189,7 +196,7 @@ impl Shard {
         if let Some(sought) = self.sought.get(key) {
             return Whereabouts::Sought(sought.subscribe());
         }
-        if !shelf.may_hold(name_hash(&key.namespace, &key.run_id)) {
+        if !packs.shelf().may_hold(name_hash(&key.namespace, &key.run_id)) {
             return Whereabouts::Absent;
         }
         self.sought.insert(key.clone(), watch::Sender::new(()));
@@ -232,8 +239,8 @@ impl Shard {
         self.sought.remove(key);
     }
 
-    /// Makes a durable frame visible and wakes whom it concerns; returns its bytes, and what it
-    /// changes for the index and in the number of runs.
+    /// Makes a durable frame visible; returns its bytes, and what it changes for the index and in the
+    /// number of runs. The run's readers are the caller's to wake.
     pub(super) fn publish(
         &mut self,
         frame: Frame,
@@ -242,68 +249,55 @@ impl Shard {
         facts: &Facts,
     ) -> (u64, Option<(Change, i64)>) {
         let header = frame.header;
-        let bytes = self.publish_place(
-            header.run_no,
-            &NewFrame {
-                at,
-                end,
-                first_seq: header.first_seq,
-                count: header.count,
-                chain: header.chain,
-                time_ms: header.time_ms,
-                facts,
-            },
-        );
-        let run = self.run(header.run_no);
+        let new = NewFrame {
+            at,
+            end,
+            first_seq: header.first_seq,
+            count: header.count,
+            chain: header.chain,
+            time_ms: header.time_ms,
+            facts,
+        };
+        let Self { runs, unflushed, weight, ring, .. } = self;
+        let run = runs.get_mut(&header.run_no).expect(IN_USE);
+        let bytes = run.publish_place(&new, unflushed);
         run.in_flight -= 1;
         run.published.remember(frame);
-        let number = run.published.next_number() - 1;
-        self.keep_in_ring(header.run_no, number, at.len as usize);
-        let run = self.run(header.run_no);
-        run.published.wake_readers();
+        run.weigh_again(weight);
+        ring.frames.push_back((header.run_no, run.published.next_number() - 1));
+        ring.bytes += at.len as usize;
         let is_first = header.first_seq == Seq::ZERO && 0 < header.count;
         let is_relabeled = facts.status.is_some() || facts.relabeled;
         let is_indexed = is_first || is_relabeled || facts.deleted;
         let change = is_indexed.then(|| run.change()).flatten();
+        self.shrink_ring();
         (bytes, change.map(|change| (change, i64::from(is_first) - i64::from(facts.deleted))))
     }
 
-    fn publish_place(&mut self, run_no: RunNo, new: &NewFrame<'_>) -> u64 {
-        let run = self.run(run_no);
-        let was_flushed = run.published.is_flushed();
-        run.published.publish(new);
-        let bytes = u64::from(new.at.len) + FRAME_WEIGHT as u64;
-        run.unflushed_bytes += bytes;
-        if was_flushed {
-            self.unflushed.insert((new.end.block_no, run_no));
-        }
-        self.weigh(run_no);
-        bytes
-    }
-
-    fn keep_in_ring(&mut self, run_no: RunNo, number: u64, bytes: usize) {
-        self.ring.frames.push_back((run_no, number));
-        self.ring.bytes += bytes;
-        while self.ring.bytes_max < self.ring.bytes {
-            let Some((oldest, number)) = self.ring.frames.pop_front() else { break };
-            let Some(run) = self.runs.get_mut(&oldest) else { continue };
-            self.ring.bytes -= run.published.forget(number);
-            self.weigh(oldest);
+    /// Gives up the bytes of the oldest frames while there are too many.
+    fn shrink_ring(&mut self) {
+        let Self { runs, weight, ring, .. } = self;
+        while ring.bytes_max < ring.bytes {
+            let Some((oldest, number)) = ring.frames.pop_front() else { break };
+            let Some(run) = runs.get_mut(&oldest) else { continue };
+            ring.bytes -= run.published.forget(number);
+            run.weigh_again(weight);
         }
     }
 
     /// Notes that a run's frames below a number are in segments; returns their bytes.
     pub(super) fn flushed_to(&mut self, run_no: RunNo, number: u64) -> u64 {
-        let run = self.run(run_no);
+        let Self { runs, unflushed, weight, .. } = self;
+        let run = runs.get_mut(&run_no).expect(IN_USE);
         let before = run.published.oldest_unflushed().map(|frame| frame.end.block_no);
         run.published.flushed_to(number);
         let after = run.published.oldest_unflushed().map(|frame| frame.end.block_no);
         let left = run.published.unflushed_bytes(FRAME_WEIGHT as u64);
         let bytes = run.unflushed_bytes - left;
         run.unflushed_bytes = left;
-        before.map(|block_no| self.unflushed.remove(&(block_no, run_no)));
-        after.map(|block_no| self.unflushed.insert((block_no, run_no)));
-        self.weigh(run_no);
+        before.map(|block_no| unflushed.remove(&(block_no, run_no)));
+        after.map(|block_no| unflushed.insert((block_no, run_no)));
+        run.weigh_again(weight);
         bytes
     }
 
@@ -327,13 +321,6 @@ impl Shard {
         let &(block_no, run_no) = self.unflushed.first()?;
         let frame = self.runs.get(&run_no)?.published.oldest_unflushed()?;
         Some((block_no, frame.time_ms))
-    }
-
-    fn weigh(&mut self, run_no: RunNo) {
-        let run = self.run(run_no);
-        let weight = run.weigh();
-        let before = std::mem::replace(&mut run.weight, weight);
-        self.weight = self.weight - before + weight;
     }
 
     /// Lets runs at rest leave memory while there are too many: those not used since they were
@@ -422,6 +409,23 @@ impl Run {
         self.published.next_number() == self.state.frames
             && self.published.is_flushed()
             && !self.published.is_followed()
+    }
+
+    /// Adds a durable frame to what readers see; returns what it counts in what waits for segments.
+    fn publish_place(&mut self, new: &NewFrame<'_>, unflushed: &mut BTreeSet<(u64, RunNo)>) -> u64 {
+        if self.published.is_flushed() {
+            unflushed.insert((new.end.block_no, self.state.run_no));
+        }
+        self.published.publish(new);
+        let bytes = u64::from(new.at.len) + FRAME_WEIGHT as u64;
+        self.unflushed_bytes += bytes;
+        bytes
+    }
+
+    /// Notes in the sum of all runs' weights what this one weighs now.
+    fn weigh_again(&mut self, sum: &mut usize) {
+        let weight = self.weigh();
+        *sum = *sum - std::mem::replace(&mut self.weight, weight) + weight;
     }
 
     fn weigh(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     admission::DiskGauge,
@@ -13,9 +13,10 @@ use super::{
     hub::Hub,
     options::Options,
     pool::Pool,
-    queue::{CommitQueue, Pending, Work},
+    queue::{CommitQueue, Work},
     shard::Shard,
     supply::Supply,
+    waiters::Queued,
 };
 use crate::{
     error::Error,
@@ -163,10 +164,8 @@ impl Shared {
     }
 
     /// Told when everything queued so far is durable, or that it never will be.
-    pub(super) fn barrier(&self) -> oneshot::Receiver<Result<(), Error>> {
-        let (done, durable) = oneshot::channel();
-        self.queue.push(Pending { work: Work::Barrier, done });
-        durable
+    pub(super) fn barrier(&self) -> Queued {
+        self.queue.push(Work::Barrier)
     }
 
     /// Notes that journal blocks below a number are durable and visible.

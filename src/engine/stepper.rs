@@ -51,6 +51,7 @@ impl Stepper {
             // As at the end of the committer's thread: whoever stopped the store, nobody waits on.
             self.shared.queue.end(&self.shared.unknown());
         }
+        self.shared.queue.wake_rest();
         progress
     }
 

@@ -16,7 +16,7 @@ use super::{
     request::{ClosedRun, CreatedRun, RunInfo, RunKey},
     shard::{Run, Shard},
     shared::{INGEST_UNIT, Phase, Shared},
-    ticket::{Ticket, never_told},
+    ticket::Ticket,
 };
 use crate::{
     core::{
@@ -147,17 +147,17 @@ impl Store {
             ended: Mutex::new(Some(ended)),
         };
         let (by_zeroer, supply) = (held.clone(), shared.clone());
-        threads.zeroer = Some(os::spawn("braidlog-zero", move || {
+        threads.zeroer = Some(os::spawn_behind("braidlog-zero", move || {
             supply.supply.run(&*supply.platform.vfs);
             drop(by_zeroer);
         })?);
-        threads.flusher = Some(os::spawn("braidlog-flush", move || {
+        threads.flusher = Some(os::spawn_behind("braidlog-flush", move || {
             flusher.run();
             drop(held);
         })?);
         shared.catalog.keep();
         let indexer = Indexer::new(shared.clone());
-        threads.indexer = Some(os::spawn("braidlog-index", move || indexer.run())?);
+        threads.indexer = Some(os::spawn_behind("braidlog-index", move || indexer.run())?);
         let attended = shared.clone();
         threads.attendant = Some(os::spawn("braidlog-attend", move || attend::run(&attended))?);
         Ok(Self { shared, threads: Arc::new(threads), opened })
@@ -445,7 +445,7 @@ impl Store {
 
     /// Waits until everything queued so far is durable.
     pub(super) async fn barrier(&self) -> Result<(), Error> {
-        self.shared.barrier().await.unwrap_or_else(|_| Err(never_told()))
+        self.shared.barrier().await
     }
 
     /// Copies everything that is durable now into packs, and waits for it. A running store does so

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{
     reader::{Reader, Step},
     request::TailItem,
+    select::{Chunk, Load},
     shared::Shared,
 };
 use crate::{
@@ -25,11 +26,13 @@ pub struct Tail {
     shared: Arc<Shared>,
     wake: watch::Receiver<()>,
     reader: Reader,
+    /// Where the last load from disk ended.
+    loaded: Option<Seq>,
 }
 
 impl Tail {
     pub(super) fn new(shared: Arc<Shared>, wake: watch::Receiver<()>, reader: Reader) -> Self {
-        Self { shared, wake, reader }
+        Self { shared, wake, reader, loaded: None }
     }
 
     /// The next item. Waits at the tail. After [`TailItem::End`], and only then, nothing follows;
@@ -50,8 +53,7 @@ impl Tail {
             match self.reader.step(&self.shared)? {
                 Step::Item(item) => return Ok(item),
                 Step::Load(load) => {
-                    let shared = self.shared.clone();
-                    let chunk = self.shared.pool.run(move || load.read(&shared)).await?;
+                    let chunk = self.load(load).await?;
                     self.reader.take(chunk);
                 }
                 Step::Wait => {
@@ -64,6 +66,20 @@ impl Tail {
                 }
             }
         }
+    }
+
+    /// Reads from disk. If it goes on where the last load ended, what comes next is made ready while
+    /// this is on its way.
+    async fn load(&mut self, load: Load) -> Result<Option<Chunk>, Error> {
+        let (shared, ahead) = (self.shared.clone(), load.ahead());
+        let chunk = self.shared.pool.run(move || load.read(&shared)).await?;
+        let next = chunk.as_ref().map(|chunk| chunk.next);
+        let before = std::mem::replace(&mut self.loaded, next);
+        if let (Some(ahead), Some(next)) = (ahead.filter(|ahead| ahead.follows(before)), next) {
+            let shared = self.shared.clone();
+            self.shared.pool.run_aside(move || ahead.warm(&shared, next));
+        }
+        Ok(chunk)
     }
 
     /// The next item, if there is one without waiting; reads from disk on this thread.

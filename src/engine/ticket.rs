@@ -3,18 +3,17 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use tokio::sync::oneshot;
-
+use super::waiters::Queued;
 use crate::{core::Refusal, error::Error};
 
 /// A command that was decided and waits for the disk. Dropping it does not undo the command.
 #[must_use = "the command is durable only when the ticket says so"]
 pub struct Ticket<R> {
     /// None if nothing has to become durable first.
-    pub(super) durable: Option<oneshot::Receiver<Result<(), Error>>>,
+    pub(super) durable: Option<Queued>,
     pub(super) answer: Option<Result<R, Refusal>>,
 }
 
@@ -32,13 +31,9 @@ impl<R> Ticket<R> {
 
     /// The answer, if it is there already.
     pub fn try_take(&mut self) -> Option<Result<R, Error>> {
-        let durable = match &mut self.durable {
+        let durable = match &self.durable {
             None => Ok(()),
-            Some(receiver) => match receiver.try_recv() {
-                Ok(result) => result,
-                Err(oneshot::error::TryRecvError::Empty) => return None,
-                Err(oneshot::error::TryRecvError::Closed) => Err(never_told()),
-            },
+            Some(queued) => queued.try_take()?,
         };
         self.finish(durable)
     }
@@ -60,10 +55,7 @@ impl<R: Unpin> Future for Ticket<R> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let durable = match &mut self.durable {
             None => Ok(()),
-            Some(receiver) => match Pin::new(receiver).poll(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(told) => told.unwrap_or_else(|_| Err(never_told())),
-            },
+            Some(queued) => ready!(Pin::new(queued).poll(context)),
         };
         let answer = self.finish(durable);
         Poll::Ready(answer.expect("a ticket is not polled after it was answered"))

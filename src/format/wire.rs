@@ -57,13 +57,15 @@ pub struct RecordFields<'a> {
 pub fn put_record(out: &mut BytesMut, fields: &RecordFields<'_>) {
     let len = record_len(fields);
     out.reserve(1 + encoding::encoded_len_varint(len as u64) + len);
-    out.put_u8(RECORD_KEY);
-    encoding::encode_varint(len as u64, out);
-    put_number(out, STREAM, u64::from(fields.stream.0));
-    put_number(out, SEQ, fields.seq.0);
-    put_number(out, INDEX, fields.index.0);
-    put_number(out, TIME_MS, fields.time_ms);
-    put_number(out, KIND, fields.kind as u64);
+    let mut head = Head::default();
+    head.put_u8(RECORD_KEY);
+    head.put_varint(len as u64);
+    head.put_number(STREAM, u64::from(fields.stream.0));
+    head.put_number(SEQ, fields.seq.0);
+    head.put_number(INDEX, fields.index.0);
+    head.put_number(TIME_MS, fields.time_ms);
+    head.put_number(KIND, fields.kind as u64);
+    out.put_slice(&head.bytes[..head.len]);
     for header in fields.headers {
         encoding::message::encode(HEADERS, header, out);
     }
@@ -74,6 +76,46 @@ pub fn put_record(out: &mut BytesMut, fields: &RecordFields<'_>) {
     }
     put_bytes(out, DATA, fields.data);
 }
+
+/// The numbers that a record begins with: gathered here, so that the frame grows once for all.
+struct Head {
+    bytes: [u8; HEAD_BYTES_MAX],
+    len: usize,
+}
+
+/// Key and length of the record, and five numbers, each with its key.
+const HEAD_BYTES_MAX: usize = 6 * (1 + VARINT_BYTES_MAX);
+const VARINT_BYTES_MAX: usize = 10;
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { bytes: [0; HEAD_BYTES_MAX], len: 0 }
+    }
+}
+
+impl Head {
+    fn put_u8(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn put_varint(&mut self, mut value: u64) {
+        while 0x80 <= value {
+            self.put_u8(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.put_u8(value as u8);
+    }
+
+    fn put_number(&mut self, tag: u32, value: u64) {
+        if value != 0 {
+            self.put_u8((tag << 3) as u8 | encoding::WireType::Varint as u8);
+            self.put_varint(value);
+        }
+    }
+}
+
+const _: () = assert!(KIND < 16, "a key of the head is one byte");
 
 fn record_len(fields: &RecordFields<'_>) -> usize {
     number_len(STREAM, u64::from(fields.stream.0))
@@ -185,9 +227,21 @@ fn take_byte(bytes: &mut &[u8]) -> Result<u8, Damage> {
     Ok(byte)
 }
 
+#[inline]
 fn take_varint(bytes: &mut &[u8]) -> Result<u64, Damage> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
+    match bytes.split_first() {
+        // Nearly all: keys, streams, kinds, lengths.
+        Some((&byte, rest)) if byte < 0x80 => {
+            *bytes = rest;
+            Ok(u64::from(byte))
+        }
+        _ => take_long_varint(bytes),
+    }
+}
+
+fn take_long_varint(bytes: &mut &[u8]) -> Result<u64, Damage> {
+    let (mut value, mut shift) = (0, 0);
+    while shift < u64::BITS {
         let byte = take_byte(bytes)?;
         let part = u64::from(byte & 0x7f);
         if shift == 63 && 1 < part {
@@ -197,6 +251,7 @@ fn take_varint(bytes: &mut &[u8]) -> Result<u64, Damage> {
         if byte < 0x80 {
             return Ok(value);
         }
+        shift += 7;
     }
     Err(Damage::Message { what: "record" })
 }

@@ -1,11 +1,11 @@
 //! A connection whose small writes wait for their turn once, so that what is ready at the same time
 //! goes out together.
 //!
-//! A commit answers many callers at once, each in a task of its own. The runtime lets a connection
-//! write as soon as the first of them has something for it: a system call, a packet and a wake-up
-//! of the other side for every answer. Here the connection goes to the end of the queue of tasks
-//! first, behind all that are about to answer. There is no timer: with nothing else to do, its turn
-//! comes at once.
+//! A commit answers many callers at once, each in a task of its own, and those then ask for more. The
+//! runtime lets a connection write as soon as the first of them has something for it: a system call,
+//! a packet and a wake-up of the other side for every message. Here the connection goes to the end
+//! of the queue of tasks first, behind all that are about to send. There is no timer: with nothing
+//! else to do, its turn comes at once.
 //!
 //! What it deliberately does not do: hold back large writes, or keep any bytes.
 
@@ -19,6 +19,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+#[cfg(feature = "grpc")]
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// A write of so many bytes is worth a system call.
@@ -26,14 +27,14 @@ const LARGE_BYTES: usize = 8 << 10;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Gathering {
+pub(crate) struct Gathering {
     socket: TcpStream,
     /// Whether the write that comes next has waited.
     has_waited: bool,
 }
 
 impl Gathering {
-    pub(super) fn new(socket: TcpStream) -> Self {
+    pub(crate) fn new(socket: TcpStream) -> Self {
         Self { socket, has_waited: false }
     }
 
@@ -49,6 +50,7 @@ impl Gathering {
     }
 }
 
+#[cfg(feature = "grpc")]
 impl Connected for Gathering {
     type ConnectInfo = TcpConnectInfo;
 

@@ -20,8 +20,8 @@ mod convert;
 pub mod echo;
 #[cfg(feature = "grpc")]
 mod edge;
-#[cfg(feature = "grpc")]
-mod gather;
+#[cfg(any(feature = "grpc", feature = "client"))]
+pub(crate) mod gather;
 #[cfg(feature = "grpc")]
 mod inputs;
 #[cfg(feature = "grpc")]

@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
+use tokio_util::sync::{CancellationToken, ReusableBoxFuture, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming, codegen::tokio_stream::Stream};
 
 use super::{convert, edge, status::to_status_with};
@@ -116,7 +116,6 @@ struct Reader {
     store: Store,
     messages: Streaming<AppendSessionRequest>,
     target: Option<Target>,
-    drain: CancellationToken,
 }
 
 impl Reader {
@@ -128,11 +127,7 @@ impl Reader {
 
     async fn admit(&mut self) -> Result<Admission, Ending> {
         loop {
-            let message = tokio::select! {
-                biased;
-                () = self.drain.cancelled() => return Err(Ending::Error(Error::ShuttingDown)),
-                message = self.messages.message() => message.map_err(Ending::Unreadable)?,
-            };
+            let message = self.messages.message().await.map_err(Ending::Unreadable)?;
             match message.map(|message| message.message) {
                 None => return Ok(Admission::HalfClosed),
                 Some(Some(Message::Open(open))) => self.open(open)?,
@@ -171,6 +166,9 @@ pub(super) struct Session {
     /// Set when nothing more is admitted; none in it is a clean end.
     ending: Option<Option<Ending>>,
     over: bool,
+    /// Ready when the server stops. Asked only when there is nothing else to do: all sessions share
+    /// the lock behind it.
+    drain: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Session {
@@ -180,13 +178,14 @@ impl Session {
         messages: Streaming<AppendSessionRequest>,
         drain: CancellationToken,
     ) -> Self {
-        let reader = Reader { store, messages, target: None, drain };
+        let reader = Reader { store, messages, target: None };
         Self {
             reading: ReusableBoxFuture::new(reader.step()),
             in_flight: VecDeque::new(),
             acknowledged: 0,
             ending: None,
             over: false,
+            drain: Box::pin(drain.cancelled_owned()),
         }
     }
 
@@ -255,9 +254,13 @@ impl Stream for Session {
                 return Poll::Ready(self.finish());
             }
             // A batch that was admitted just now must be polled once, to be woken for.
-            if !self.admit(cx) {
+            if self.admit(cx) {
+                continue;
+            }
+            if self.ending.is_some() || self.drain.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
+            self.ending = Some(Some(Ending::Error(Error::ShuttingDown)));
         }
     }
 }

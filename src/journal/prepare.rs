@@ -23,6 +23,9 @@ pub struct ReadySlot {
     file: Arc<dyn File>,
 }
 
+/// Bytes that are zeroed between two syncs.
+const PIECE_BYTES: u64 = 4 << 20;
+
 /// Makes slot `slot` ready with `size` bytes. What an interrupted attempt left under its name goes:
 /// of a name whose directory could not be synced nobody can tell whether it is on the disk, but a
 /// name that is made anew and synced is.
@@ -38,7 +41,7 @@ pub fn prepare(vfs: &dyn Vfs, slot: u32, size: u64) -> io::Result<ReadySlot> {
         _ => {}
     }
     let file = vfs.open(&path, Open::CreateNew)?;
-    file.write_zeros_at(0, size)?;
+    zero(&*file, size)?;
     file.sync_all().map_err(io::Error::other)?;
     if !sabotage::is(Bug::NoSlotDirectorySync) {
         vfs.sync_dir(&path.parent()).map_err(io::Error::other)?;
@@ -57,10 +60,25 @@ pub fn prepare_again(vfs: &dyn Vfs, slot: u32) -> io::Result<ReadySlot> {
     let file = vfs.open(&file_name::slot(slot), Open::Write)?;
     let size = file.len()?;
     if !sabotage::is(Bug::NoSlotZeroing) {
-        file.write_zeros_at(0, size)?;
+        zero(&*file, size)?;
     }
     file.sync_all().map_err(io::Error::other)?;
     Ok(ReadySlot { slot, size, file })
+}
+
+/// Fills a file with zeros, in pieces: a commit that comes meanwhile waits on the device behind a
+/// piece, and not behind the whole slot. The last piece is not synced.
+fn zero(file: &dyn File, size: u64) -> io::Result<()> {
+    let mut position = 0;
+    while position < size {
+        if 0 < position {
+            file.sync_data().map_err(io::Error::other)?;
+        }
+        let bytes = PIECE_BYTES.min(size - position);
+        file.write_zeros_at(position, bytes)?;
+        position += bytes;
+    }
+    Ok(())
 }
 
 impl ReadySlot {

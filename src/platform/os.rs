@@ -54,6 +54,22 @@ pub fn spawn(
     thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
+/// Starts a named thread for work that nobody waits for: on a busy machine it gets the smaller share
+/// of the processors.
+pub fn spawn_behind(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<thread::JoinHandle<()>> {
+    spawn(name, || {
+        // Where that is not allowed, it is as every other thread.
+        let _ = rustix::process::nice(BEHIND);
+        body();
+    })
+}
+
+/// By how much a thread is less urgent than those that somebody waits for: a third of their share.
+const BEHIND: i32 = 5;
+
 /// Runs a future on this thread, which sleeps while the future waits. For threads of the store that
 /// use what callers use; tasks of a runtime must not be blocked so.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {

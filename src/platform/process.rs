@@ -1,7 +1,8 @@
-//! What a process has used so far, and what a disk was given, as the kernel tells.
+//! What a process has used so far, and what a disk was given, as the kernel tells; and how its
+//! memory comes.
 //!
-//! For measurements only: a system without `/proc` and `/sys` gives an error, and so does a process
-//! of somebody else.
+//! The figures are for measurements only: a system without `/proc` and `/sys` gives an error, and so
+//! does a process of somebody else.
 
 // As in `os`: the files of the kernel are no part of what runs in simulation.
 #![allow(clippy::disallowed_methods)]
@@ -15,6 +16,16 @@ pub struct ProcessUse {
     pub cpu: Duration,
     /// Bytes of memory that it holds now.
     pub resident: u64,
+}
+
+/// Has the memory of this process come in small pages from here on, where the system can do that.
+///
+/// A huge page is cleared as a whole when the first of its bytes is used: whoever commits or answers
+/// at that moment waits for milliseconds on some machines, while memory grows.
+pub fn use_small_pages() {
+    // Where that is unknown, memory comes as it always did.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// Asks the kernel about a process.

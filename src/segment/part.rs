@@ -15,16 +15,30 @@ pub struct PartFrames {
 }
 
 impl Segment {
+    /// Where the block of a part is, and its bytes on disk.
+    fn place(&self, part: &Part) -> (u64, u32) {
+        match part.block {
+            0 => (self.entry.block, self.entry.block_len),
+            block => (block, part.block_len),
+        }
+    }
+
+    /// The raw block that holds a part. Blocks the thread on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`], [`Error::Io`].
+    pub fn block(&self, part: &Part, blocks: &Blocks) -> Result<Bytes, Error> {
+        let (block, block_len) = self.place(part);
+        blocks.get(&self.pack, block, block_len)
+    }
+
     /// Reads the frames of a part. Blocks the thread on the disk.
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Io`].
     pub fn read(&self, part: &Part, blocks: &Blocks) -> Result<PartFrames, Error> {
-        let (block, block_len) = match part.block {
-            0 => (self.entry.block, self.entry.block_len),
-            block => (block, part.block_len),
-        };
-        let raw = blocks.get(&self.pack, block, block_len)?;
+        let (block, _) = self.place(part);
+        let raw = self.block(part, blocks)?;
         let damaged = |damage| self.pack.damaged(block, damage);
         let range = part.offset as usize..part.offset as usize + part.len as usize;
         if raw.len() < range.end {

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Bench,
+    Bench, appends,
     figures::{Latencies, Tally},
     place::{Kind, Place},
     report::Row,
@@ -62,15 +62,13 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
         over: AtomicBool::new(false),
     });
     let mut tasks = JoinSet::new();
-    for (n, mut writer) in
-        place.writers(kind, runs, clients.len(), 1).await?.into_iter().enumerate()
-    {
-        writer.begin(&mut bench.bodies.clone()).await?;
+    let writers = place.writers(kind, runs, clients.len(), 1).await?;
+    let writers = appends::begun(bench, writers).await?;
+    let period = Duration::from_secs(1) / per_second;
+    for (n, mut writer) in writers.into_iter().enumerate() {
         let client = clients[n / CALLS_PER_CONNECTION].clone();
         let run = RunKey::new(place.name(n));
-        let query = Query::stream(run.clone(), "out").from(Start::Tail);
-        let reader = Reader::open(&place, Some(&client), query).await?;
-        tasks.spawn(follow(reader, happened.clone()));
+        tasks.spawn(follow(client.clone(), run.clone(), happened.clone()));
         if n % RUNS_PER_INPUT == 0 {
             let data = bench.bodies.clone().next();
             tasks.spawn(answer(client, run, data, happened.clone()));
@@ -78,7 +76,9 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
         let (happened, watch, mut bodies) =
             (happened.clone(), bench.watch.clone(), bench.bodies.clone());
         tasks.spawn(async move {
-            let mut ticks = interval(Duration::from_secs(1) / per_second);
+            // Each at a moment of its own: all at once would be another load.
+            sleep(period.mul_f64(n as f64 / runs as f64)).await;
+            let mut ticks = interval(period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while !happened.over.load(Ordering::Relaxed) {
                 ticks.tick().await;
@@ -122,7 +122,10 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
     Ok(cases)
 }
 
-async fn follow(mut reader: Reader, happened: Arc<Happened>) -> Result<(), Failure> {
+async fn follow(client: Client, run: RunKey, happened: Arc<Happened>) -> Result<(), Failure> {
+    let query = Query::stream(run, "out").from(Start::Tail);
+    let tail = client.tail(query).await.map_err(|error| failed(&error))?;
+    let mut reader = Reader::Remote(Box::new(tail));
     while let Some(records) = reader.next().await? {
         happened.delivered.fetch_add(records.count, Ordering::Relaxed);
     }

@@ -18,6 +18,8 @@ pub(super) fn device(dir: &Path, watch: &Stopwatch) -> io::Result<Duration> {
     let vfs = os::platform(dir).vfs;
     let path = RelPath::new(format!("probe-{}", std::process::id()));
     let file = vfs.open(&path, Open::CreateNew)?;
+    // At once, so that nothing stays behind when this is killed.
+    vfs.unlink(&path)?;
     file.write_zeros_at(0, WRITES * BLOCK_BYTES as u64)?;
     file.sync_all()?;
     let mut times = Vec::with_capacity(WRITES as usize);
@@ -27,7 +29,6 @@ pub(super) fn device(dir: &Path, watch: &Stopwatch) -> io::Result<Duration> {
         file.sync_data()?;
         times.push(watch.now() - begin);
     }
-    vfs.unlink(&path)?;
     times.sort_unstable();
     Ok(times[times.len() / 2])
 }
