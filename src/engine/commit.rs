@@ -128,7 +128,13 @@ impl Committer {
             self.shared.queue.wake_rest();
             match self.change_slot() {
                 Ok(true) => {}
-                Ok(false) => return Progress::WaitsForSlot,
+                Ok(false) => {
+                    // The flusher waits behind frames that wait for a slot that it would free.
+                    if self.shared.queue.has_barrier() {
+                        self.supply.overdraw();
+                    }
+                    return Progress::WaitsForSlot;
+                }
                 Err(error) => return self.stop("change the journal slot", &error),
             }
             taken = self.shared.queue.take(payload_max(remaining(&self.writer)));

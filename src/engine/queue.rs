@@ -153,6 +153,11 @@ impl CommitQueue {
         state.enough = 0;
     }
 
+    /// Whether anybody waits until what is queued is durable, to go on with something else.
+    pub(super) fn has_barrier(&self) -> bool {
+        self.state.lock().items.iter().any(|item| matches!(item, Work::Barrier))
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         self.state.lock().closing
     }

@@ -2,8 +2,9 @@
 //!
 //! A slot that left the journal is zeroed over its own blocks and used again; a new one is made
 //! only while there are fewer than the store may have. A full disk, and a journal that is full
-//! because what it holds could not be copied out of it yet, are waited for. Any other failure is
-//! final, as everywhere in the journal: a sync that failed may succeed when it is repeated although
+//! because what it holds could not be copied out of it yet, are waited for. If nothing can be copied
+//! before what was admitted has a place, one slot more is made than there may be: admission looks at
+//! the journal before a frame is queued, and many look at the same time. Any other failure is final, as everywhere in the journal: a sync that failed may succeed when it is repeated although
 //! the slot, or its name, is not on the disk.
 
 use std::{io, time::Duration};
@@ -40,6 +41,8 @@ struct State {
     slot_new: u32,
     /// All slots there may be are part of the journal.
     starved: bool,
+    /// One slot more may be made than there may be.
+    overdrawn: bool,
     /// The manifest has no room for another slot, and the disk none for another manifest.
     unlistable: bool,
     failure: Option<io::Error>,
@@ -87,6 +90,7 @@ impl Supply {
             listed,
             slot_new,
             starved: false,
+            overdrawn: false,
             unlistable: false,
             failure: None,
             closing: false,
@@ -99,6 +103,16 @@ impl Supply {
         let mut state = self.state.lock();
         if state.ready.is_none() && !state.wanted && state.failure.is_none() {
             state.wanted = true;
+            self.wake.notify_all();
+        }
+    }
+
+    /// Has a slot made that is one too many: what was admitted has no place, and nothing can be copied
+    /// out of the journal before that has one.
+    pub(super) fn overdraw(&self) {
+        let mut state = self.state.lock();
+        if state.starved {
+            (state.starved, state.overdrawn) = (false, true);
             self.wake.notify_all();
         }
     }
@@ -176,6 +190,7 @@ impl Supply {
                     }
                 }
                 (state.ready, state.wanted, state.failure) = (Some(ready), false, None);
+                state.overdrawn = false;
             }
             Err(error) => {
                 tracing::warn!(%error, "could not make a journal slot ready");
@@ -197,7 +212,7 @@ impl Supply {
             return Some(Source::Retired(free.slot()));
         }
         let files = state.listed + state.retired.len() as u32;
-        state.starved = self.slots_max <= files;
+        state.starved = self.slots_max <= files && !state.overdrawn;
         if state.starved {
             return None;
         }

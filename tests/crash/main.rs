@@ -13,6 +13,7 @@ mod packs;
 #[path = "../support/planted.rs"]
 mod planted;
 mod power_cut;
+mod standstill;
 mod survey;
 mod sweep;
 mod turns;
