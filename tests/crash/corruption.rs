@@ -124,7 +124,18 @@ struct Target {
 }
 
 impl Target {
+    /// A store in which nothing is in doubt.
     fn random(rng: &mut SimRng) -> Self {
+        loop {
+            if let Some(target) = Self::attempt(rng) {
+                return target;
+            }
+        }
+    }
+
+    /// None if callers still wait when they should have been answered: there was no slot to go on
+    /// in.
+    fn attempt(rng: &mut SimRng) -> Option<Self> {
         let (disk, clock, mut options) = (SimDisk::new(), SimClock::new(1), options(rng));
         options.retention.age_ms = None;
         let ended = [Ended::Abruptly, Ended::Marked, Ended::Clean][rng.below(3) as usize];
@@ -142,11 +153,17 @@ impl Target {
             workload.take_turn(&mut life);
         }
         life.settle();
+        if life.is_waiting() {
+            return None;
+        }
         let Heritage { model: before_newest, .. } = life.heritage();
         life.submit(last, batch(0, &[b"the newest block is about this run and no other"]));
         life.settle();
         if ended == Ended::Marked {
             life.idle();
+        }
+        if life.is_waiting() {
+            return None;
         }
         let (Heritage { model, .. }, _) = match ended {
             Ended::Clean => life.shut_down(),
@@ -161,7 +178,7 @@ impl Target {
         });
         let files = files.filter(|file| !file.bytes.is_empty()).collect();
         let newest = newest_block(&disk);
-        Self { disk, options, files, model, before_newest, newest, ended }
+        Some(Self { disk, options, files, model, before_newest, newest, ended })
     }
 
     /// A file: of each kind often, however few there are of it.
