@@ -32,7 +32,7 @@ struct Directory {
 
 /// How the store ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
+pub enum Ended {
     /// In order: the log says that nothing follows.
     Clean,
     /// After it had been idle: a mark follows the last block.
@@ -41,7 +41,7 @@ enum Ended {
     Abruptly,
 }
 
-fn batch(stream: u8, bodies: &[&[u8]]) -> Request {
+pub fn batch(stream: u8, bodies: &[&[u8]]) -> Request {
     let bodies = bodies.iter().map(|body| body.to_vec().into()).collect();
     Request::Append(Batch { stream, bodies, producer: None, expected_index: None, create: true })
 }
@@ -158,9 +158,9 @@ impl Outcome {
 }
 
 /// A block of the log: its file, and the bytes it takes there.
-struct Standing {
-    path: String,
-    place: Range<u64>,
+pub struct Standing {
+    pub path: String,
+    pub place: Range<u64>,
     is_mark: bool,
 }
 
@@ -191,6 +191,13 @@ fn blocks(disk: &SimDisk, path: &str) -> Vec<(u64, Standing)> {
         at += header.disk_bytes();
     }
     found
+}
+
+/// The block that was written last.
+pub fn newest_block(disk: &SimDisk) -> Standing {
+    let slots = disk.files().into_iter().filter(|path| path.starts_with("journal/"));
+    let newest = slots.flat_map(|path| blocks(disk, &path)).max_by_key(|(number, _)| *number);
+    newest.expect("there are blocks").1
 }
 
 /// The bits to flip: every one of what was written, and of free space one in each byte.

@@ -1,10 +1,12 @@
 //! What survives: a whole store on a simulated disk, cut, damaged and failing at every point.
 //!
-//! `power_cut` cuts the power at every operation, `damage` flips every bit, `faults` fails every call, `turns` is about all that runs go through besides appends. All
+//! `power_cut` cuts the power at every operation, `damage` flips every bit, `corruption` damages at
+//! random, `faults` fails every call, `turns` is about all that runs go through besides appends. All
 //! of it is deterministic: a failure prints its seed and the command that repeats it.
 
 #![allow(unreachable_pub, reason = "a test exports nothing")]
 
+mod corruption;
 mod damage;
 mod faults;
 mod life;
