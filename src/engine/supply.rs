@@ -3,8 +3,9 @@
 //! A slot that left the journal is zeroed over its own blocks and used again; a new one is made
 //! only while there are fewer than the store may have. A full disk, and a journal that is full
 //! because what it holds could not be copied out of it yet, are waited for. If nothing can be copied
-//! before what was admitted has a place, one slot more is made than there may be: admission looks at
-//! the journal before a frame is queued, and many look at the same time. Any other failure is final, as everywhere in the journal: a sync that failed may succeed when it is repeated although
+//! before what was admitted has a place, slots more are made than there may be, one by one: admission
+//! looks at the journal before a frame is queued, and many look at the same time. Any other failure is
+//! final, as everywhere in the journal: a sync that failed may succeed when it is repeated although
 //! the slot, or its name, is not on the disk.
 
 use std::{io, time::Duration};

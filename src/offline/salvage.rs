@@ -112,7 +112,7 @@ fn build_error(error: LookError) -> BuildError {
     }
 }
 
-fn is_deleted(log: &RunLog<'_>) -> Result<bool, BuildError> {
+pub(super) fn is_deleted(log: &RunLog<'_>) -> Result<bool, BuildError> {
     let in_packs = log.segments().last().is_some_and(|last| last.entry.head.is_deleted);
     let state = log.last_known_state()?;
     Ok(in_packs || state.is_some_and(|state| state.deleted_ms.is_some()))

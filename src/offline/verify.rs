@@ -26,6 +26,7 @@ use super::{
     log::{Item, RunLog},
     names::RunName,
     pack_check::{self, BadPlace, Checked},
+    salvage::is_deleted,
     survey::{DamagedFrame, Ending, PackSeen, Problem, Survey},
 };
 use crate::{
@@ -141,24 +142,30 @@ impl DamagedFrame {
 impl Finding {
     /// Whether it is a block of a pack whose directory tells the runs in it, and all of them are
     /// among the losses.
-    fn is_block_named(&self, survey: &Survey, losses: &[Loss]) -> bool {
+    fn is_block_named(&self, survey: &Survey, losses: &[Loss], deleted: &BTreeSet<RunNo>) -> bool {
         let seen = survey.packs.iter().find(|seen| seen.path == self.file);
         let Some(Ok(entries)) = seen.and_then(|seen| survey.pack(seen)).map(|pack| pack.entries())
         else {
             return false;
         };
-        let mut runs = entries
+        let mut heads = entries
             .flatten()
             .filter(|entry| (self.position..self.until).contains(&entry.block))
-            .map(|entry| entry.head.run_no)
+            .map(|entry| entry.head)
             .peekable();
-        runs.peek().is_some()
-            && runs.all(|run_no| {
-                losses.iter().any(|loss| {
-                    loss.run_no == run_no
+        heads.peek().is_some()
+            && heads.all(|head| {
+                let is_named = losses.iter().any(|loss| {
+                    loss.run_no == head.run_no
                         && *loss.cause.file == *self.file.as_str()
                         && (self.position..self.until).contains(&loss.cause.position)
-                })
+                });
+                // Nothing is lost of a run that was deleted.
+                let is_deleted = || {
+                    let log = RunLog::open(survey, head.name_hash, head.run_no);
+                    log.is_ok_and(|log| is_deleted(&log).unwrap_or(false))
+                };
+                is_named || is_deleted()
             })
     }
 }

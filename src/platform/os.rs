@@ -32,8 +32,6 @@ use super::{Clock, Entropy, File, Mapped, Open, Platform, RelPath, Space, Vfs, s
 /// the binary.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
-/// The least priority that nice(2) gives.
-const NICEST: i32 = 19;
 /// How often a lock that somebody holds is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(5);
 
@@ -113,13 +111,6 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 pub fn move_directory(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to).map_err(named("rename to", to)).map_err(named("rename", from))?;
     holder(to).map_or(Ok(()), sync_names)
-}
-
-/// Lets every other process go first from now on: the processor is this thread's, and that of those
-/// it starts, when nobody else wants it.
-pub fn give_way() {
-    // Where that is not allowed, it only competes as everybody does.
-    let _ = rustix::process::nice(NICEST);
 }
 
 /// Number of the process that holds the lock of a file; none if nobody does. Asked of the kernel's

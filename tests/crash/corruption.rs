@@ -7,6 +7,7 @@
 //! everything in it is read and held to the model.
 
 use std::{
+    iter,
     ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -225,7 +226,7 @@ impl Target {
         let damaged = match kind {
             Kind::Bit => {
                 disk.flip_bit(path, byte, rng.below(8) as u8);
-                vec![byte..byte + 1]
+                iter::once(byte..byte + 1).collect()
             }
             Kind::Bits => {
                 let mut new = bytes[range.clone()].to_vec();
@@ -260,11 +261,11 @@ impl Target {
             Kind::CutShort => {
                 let end = if rng.chance(1, 2) { byte } else { from };
                 disk.truncate(path, end);
-                vec![end..len]
+                iter::once(end..len).collect()
             }
             Kind::Removed => {
                 disk.remove(path);
-                vec![0..len]
+                iter::once(0..len).collect()
             }
             Kind::Replaced => {
                 let source = self.pick(rng);

@@ -5,10 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use braidlog::{
-    offline::{Directory, Holder, RunLog, Survey},
-    platform::os,
-};
+use braidlog::offline::{Directory, RunLog, Survey};
 
 use crate::{
     exit::{Exit, Failure},
@@ -33,14 +30,9 @@ impl Context {
         Self { data_dir, namespace, json, out: Output::new() }
     }
 
-    /// The directory. Of one that a server has open, all looking is done when the server, and
-    /// everybody else, leaves the processor idle.
+    /// The directory.
     pub(crate) fn directory(&self) -> Result<Directory, Failure> {
-        let directory = Directory::open(&self.data_dir)?;
-        if directory.holder() != Holder::Nobody {
-            os::give_way();
-        }
-        Ok(directory)
+        Ok(Directory::open(&self.data_dir)?)
     }
 
     /// What is in the directory.
