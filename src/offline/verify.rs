@@ -142,7 +142,7 @@ impl DamagedFrame {
 impl Finding {
     /// Whether it is a block of a pack whose directory tells the runs in it, and all of them are
     /// among the losses.
-    fn is_block_named(&self, survey: &Survey, losses: &[Loss], deleted: &BTreeSet<RunNo>) -> bool {
+    fn is_block_named(&self, survey: &Survey, losses: &[Loss]) -> bool {
         let seen = survey.packs.iter().find(|seen| seen.path == self.file);
         let Some(Ok(entries)) = seen.and_then(|seen| survey.pack(seen)).map(|pack| pack.entries())
         else {
@@ -162,7 +162,7 @@ impl Finding {
                 });
                 // Nothing is lost of a run that was deleted.
                 let is_deleted = || {
-                    let log = RunLog::open(survey, head.name_hash, head.run_no);
+                    let log = RunLog::open(survey, Some(head.name_hash), head.run_no);
                     log.is_ok_and(|log| is_deleted(&log).unwrap_or(false))
                 };
                 is_named || is_deleted()
