@@ -106,20 +106,6 @@ impl Condvar {
         guard.held = Some(sound(self.inner.wait(held)));
     }
 
-    pub(crate) fn wait_while_for<T>(
-        &self,
-        guard: &mut MutexGuard<'_, T>,
-        mut is_to_wait: impl FnMut(&mut T) -> bool,
-        limit: Duration,
-    ) -> WaitTimeoutResult {
-        while is_to_wait(guard) {
-            if self.wait_for(guard, limit).timed_out() {
-                return WaitTimeoutResult(is_to_wait(guard));
-            }
-        }
-        WaitTimeoutResult(false)
-    }
-
     pub(crate) fn wait_for<T>(
         &self,
         guard: &mut MutexGuard<'_, T>,
