@@ -1,7 +1,9 @@
 //! The committer: makes queued frames durable, then visible, and only then answers.
 //!
 //! The committer takes what is queued, writes one block, syncs it, makes its frames visible and
-//! only then answers. While it syncs, the next batch forms by itself: no timer delays an answer.
+//! only then answers. While it syncs, the next batch forms by itself. Nobody waits for a timer, but
+//! for one case: writers that wait for each answer and come back scattered are gathered, for no longer
+//! than a sync takes (`rhythm`).
 //! A failed write or sync stops the store for good: what reached the disk is unknown, and a second
 //! sync may succeed although the bytes are lost.
 

@@ -42,7 +42,7 @@ struct State {
     slot_new: u32,
     /// All slots there may be are part of the journal.
     starved: bool,
-    /// One slot more may be made than there may be.
+    /// One slot more may be made, although all there may be are part of the journal.
     overdrawn: bool,
     /// The manifest has no room for another slot, and the disk none for another manifest.
     unlistable: bool,
