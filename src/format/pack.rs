@@ -179,7 +179,15 @@ pub fn encode_header(header: &PackHeader) -> Vec<u8> {
 /// # Errors
 /// What is wrong with it.
 pub fn decode_header(page: &[u8]) -> Result<PackHeader, Damage> {
-    check_page(page, HEADER_MAGIC, 56)?;
+    header_fields(page).and_then(|header| check_rest(page).map(|()| header))
+}
+
+/// Reads the fields of the header page, which a CRC covers; the rest of the page may be damaged.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn header_fields(page: &[u8]) -> Result<PackHeader, Damage> {
+    check_fields(page, HEADER_MAGIC, 56)?;
     let kind = match get_u32(page, 12) {
         0 => PackKind::Shared,
         1 => PackKind::Own,
@@ -221,7 +229,16 @@ pub fn encode_footer(footer: &PackFooter) -> Vec<u8> {
 /// # Errors
 /// What is wrong with it.
 pub fn decode_footer(page: &[u8], file_bytes: u64) -> Result<PackFooter, Damage> {
-    check_page(page, FOOTER_MAGIC, 96)?;
+    footer_fields(page, file_bytes).and_then(|footer| check_rest(page).map(|()| footer))
+}
+
+/// Reads the fields of the footer page of a file of `file_bytes` bytes, which a CRC covers; the rest
+/// of the page may be damaged.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn footer_fields(page: &[u8], file_bytes: u64) -> Result<PackFooter, Damage> {
+    check_fields(page, FOOTER_MAGIC, 96)?;
     let footer = PackFooter {
         segments: get_u32(page, 12),
         number: get_u64(page, 16),
@@ -288,8 +305,8 @@ fn seal(page: &mut [u8]) {
     put_u32(page, 124, crc);
 }
 
-/// Magic, CRC, version and zeros of a page whose fields end at `fields_end`.
-fn check_page(page: &[u8], magic: [u8; 8], fields_end: usize) -> Result<(), Damage> {
+/// Magic, CRC, version and what the CRC covers behind the fields, which end at `fields_end`.
+fn check_fields(page: &[u8], magic: [u8; 8], fields_end: usize) -> Result<(), Damage> {
     if page.len() < PAGE_BYTES {
         return Err(Damage::Short);
     }
@@ -307,7 +324,15 @@ fn check_page(page: &[u8], magic: [u8; 8], fields_end: usize) -> Result<(), Dama
     if usize::from(len) != HEADER_LEN {
         return Err(Damage::Unknown { what: "header length", found: u64::from(len) });
     }
-    match is_zero(&page[fields_end..124]) && is_zero(&page[HEADER_LEN..PAGE_BYTES]) {
+    match is_zero(&page[fields_end..124]) {
+        true => Ok(()),
+        false => Err(Damage::Padding),
+    }
+}
+
+/// What no CRC covers of a page.
+fn check_rest(page: &[u8]) -> Result<(), Damage> {
+    match is_zero(&page[HEADER_LEN..PAGE_BYTES]) {
         true => Ok(()),
         false => Err(Damage::Padding),
     }

@@ -26,6 +26,8 @@ pub struct SlotFile {
     path: RelPath,
     file: Arc<dyn File>,
     bytes: u64,
+    /// Blocks that begin here or behind are not read.
+    stop_at: u64,
 }
 
 /// A part of a file.
@@ -113,7 +115,29 @@ impl SlotFile {
     pub fn open(vfs: &dyn Vfs, path: RelPath) -> io::Result<Self> {
         let file = open_from_disk(vfs, &path)?;
         let bytes = file.len()?;
-        Ok(Self { path, file, bytes })
+        Ok(Self { path, file, bytes, stop_at: u64::MAX })
+    }
+
+    /// Reads only the blocks of which something is in the file by now: a scan of a file that is
+    /// being written to ends, however fast it is written to. A block that is being written is still
+    /// read to its end.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub fn as_of_now(mut self) -> io::Result<Self> {
+        let mut end = self.bytes;
+        // What no block was written to is zero.
+        while 0 < end {
+            let from = end.saturating_sub(WINDOW_BYTES as u64);
+            let window = self.window(from, (end - from) as usize)?;
+            if let Some(last) = window.bytes.iter().rposition(|byte| *byte != 0) {
+                end = from + last as u64 + 1;
+                break;
+            }
+            end = from;
+        }
+        self.stop_at = end;
+        Ok(self)
     }
 
     /// Length of the file in bytes, whatever its header says.
@@ -174,6 +198,9 @@ impl SlotFile {
         let end = self.bytes.min(header.size);
         let mut window = Window { from: position, bytes: Vec::new() };
         loop {
+            if self.stop_at <= position {
+                return Ok(Ended::EndOfLog { torn: false, position });
+            }
             let expected = Expected {
                 salt: header.salt,
                 file_seq: header.file_seq,

@@ -11,7 +11,7 @@ use super::{
     walk::{BETWEEN_LOOKS, LOOKS_MAX},
 };
 use crate::{
-    error::{Error, OpenError},
+    error::{Corruption, Error, OpenError},
     format::file_name,
     platform::{Open, Platform, os, read_only},
     record::Seq,
@@ -75,12 +75,32 @@ pub enum LookError {
         /// The file.
         name: String,
     },
+    /// The journal of a running store changes faster than it is read.
+    #[error(
+        "the store is written to faster than its journal is read: ask again when it has less to do"
+    )]
+    InMotion,
     /// What is asked for is damaged.
     #[error(transparent)]
     Damaged(#[from] Error),
     /// The operating system refused.
     #[error("{0}")]
     Io(std::sync::Arc<io::Error>),
+}
+
+impl LookError {
+    /// As an error of reading a store's records.
+    pub(super) fn into_read(self) -> Error {
+        match self {
+            Self::Damaged(error) => error,
+            Self::Io(source) => Error::Io { operation: "read a data directory".into(), source },
+            other => {
+                let source = io::Error::other(other.to_string());
+                let operation = "read a data directory".into();
+                Error::Io { operation, source: std::sync::Arc::new(source) }
+            }
+        }
+    }
 }
 
 impl From<io::Error> for LookError {
@@ -145,38 +165,39 @@ impl Directory {
     /// # Errors
     /// [`LookError::NoStore`], [`LookError::Io`].
     pub fn survey(&self) -> Result<Survey, LookError> {
-        let is_quiet = self.holder() == Holder::Nobody;
-        let mut looks = 1;
-        loop {
-            let survey = Survey::take(self.platform.clone(), !is_quiet);
-            let is_believed = match &survey {
-                Ok(survey) => survey.problems.is_empty() && !survey.is_torn(),
-                Err(LookError::Io(_)) => false,
-                Err(_) => true,
-            };
-            if is_quiet || is_believed || LOOKS_MAX <= looks {
-                return survey;
-            }
-            looks += 1;
-            sleep(BETWEEN_LOOKS);
-        }
+        Survey::take_sound(&self.platform, self.holder() != Holder::Nobody)
     }
 
-    /// What a start of the store would find. Reads only. If somebody has the store open, or may
-    /// have, a refusal is believed when it comes again.
+    /// What a start of the store would find, or why it would refuse. Reads only. If somebody has the
+    /// store open, or may have, damage is believed when it is met twice in a row: what was being
+    /// written while it was read is whole the next time.
     ///
     /// # Errors
-    /// Why it would refuse.
-    pub fn plan(&self) -> Result<Plan, OpenError> {
+    /// [`LookError::InMotion`].
+    pub fn plan(&self) -> Result<Result<Plan, OpenError>, LookError> {
         let is_quiet = self.holder() == Holder::Nobody;
-        let mut looks = 1;
-        loop {
+        let mut met: Option<Corruption> = None;
+        for _ in 0..PLANS_MAX {
             let plan = recovery::plan(&self.platform);
-            if is_quiet || plan.is_ok() || LOOKS_MAX <= looks {
-                return plan;
+            match &plan {
+                Err(OpenError::Corrupt { corruption, .. }) if !is_quiet => {
+                    if met.as_ref() == Some(corruption) {
+                        return Ok(plan);
+                    }
+                    met = Some(corruption.clone());
+                }
+                // A file may just have been replaced.
+                Err(OpenError::Io { .. }) if !is_quiet => {}
+                _ => return Ok(plan),
             }
-            looks += 1;
             sleep(BETWEEN_LOOKS);
+        }
+        match met {
+            Some(_) => Err(LookError::InMotion),
+            None => Ok(recovery::plan(&self.platform)),
         }
     }
 }
+
+/// How often a running store's journal is read before it is given up to see it at one moment.
+const PLANS_MAX: u32 = 2 * LOOKS_MAX;

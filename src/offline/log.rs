@@ -56,6 +56,7 @@ pub enum Item {
 /// One run's log.
 pub struct RunLog<'a> {
     survey: &'a Survey,
+    name_hash: Option<u64>,
     run_no: RunNo,
     segments: Vec<Segment>,
     frames: Vec<FrameSeen>,
@@ -71,6 +72,9 @@ pub struct RunLog<'a> {
     next_seq: Seq,
     /// The frame of the journal that was given last.
     last: Option<FrameSeen>,
+    /// Where the log ends, if it is read further in a newer survey than the one it was opened in: as far
+    /// as it went then.
+    until: Option<Seq>,
 }
 
 /// A damaged frame, as it probably was.
@@ -113,7 +117,7 @@ impl<'a> RunLog<'a> {
         let (segments, broken) = match (segments, name_hash) {
             (Ok(segments), _) => (segments, None),
             (Err(error @ Error::Corrupt(_)), Some(name_hash)) => {
-                (sound_segments(survey, name_hash, run_no), Some(error))
+                (sound_segments(survey, name_hash, run_no)?, Some(error))
             }
             (Err(error), _) => return Err(error.into()),
         };
@@ -138,6 +142,7 @@ impl<'a> RunLog<'a> {
         });
         Ok(Self {
             survey,
+            name_hash,
             run_no,
             segments,
             frames: frames.collect(),
@@ -149,7 +154,45 @@ impl<'a> RunLog<'a> {
             chain: None,
             next_seq: Seq::ZERO,
             last: None,
+            until: None,
         })
+    }
+
+    /// Hash of the run's name, if that is known.
+    pub(super) fn name_hash(&self) -> Option<u64> {
+        self.name_hash
+    }
+
+    /// The log of the same run in the directory as it is later; none if it is gone from there.
+    fn newer(&self) -> Result<Option<Self>, LookError> {
+        let newer = self.survey.newer()?;
+        match self.name_hash {
+            Some(_) => Self::open(newer, self.name_hash, self.run_no).map(Some),
+            None => newer.log_of(self.run_no),
+        }
+    }
+
+    /// Goes on behind a frame whose chain and next seq are these, up to another seq; to be called before
+    /// anything is read.
+    pub(super) fn go_on(&mut self, chain: Option<Chain>, next_seq: Seq, until: Seq) {
+        // The segment that ends there may hold changes without records behind it.
+        self.skip_to(Seq(next_seq.0.saturating_sub(1)));
+        (self.chain, self.next_seq, self.until) = (chain, next_seq, Some(until));
+    }
+
+    /// Reads on in the directory as it is now: a frame that comes next has left the journal.
+    fn move_on(&mut self) -> Result<(), LookError> {
+        let end = self.frames.last().map_or(self.next_seq, FrameSeen::next_seq);
+        let until = self.until.unwrap_or(end);
+        match self.newer()? {
+            Some(mut newer) => {
+                newer.go_on(self.chain, self.next_seq, until);
+                *self = newer;
+            }
+            // It was deleted meanwhile.
+            None => (self.at.frame, self.at.damaged) = (self.frames.len(), self.damaged.len()),
+        }
+        Ok(())
     }
 
     /// The run.
@@ -202,7 +245,10 @@ impl<'a> RunLog<'a> {
         };
         for seen in &self.frames {
             let Some(frame) = self.survey.read_frame(seen)? else {
-                return Err(self.corruption(seen, Damage::Missing));
+                return match self.newer().map_err(LookError::into_read)? {
+                    Some(newer) => newer.state(),
+                    None => Err(self.corruption(seen, Damage::Missing)),
+                };
             };
             let folded = match &mut state {
                 Some(state) => state.replay(&frame).map(drop),
@@ -227,7 +273,7 @@ impl<'a> RunLog<'a> {
             Err(Error::Corrupt(_)) => {}
             Err(error) => return Err(error),
         }
-        let mut state = self.packed_state()?;
+        let mut state = self.packed_state()?.map(|(_, state)| state);
         for seen in &self.frames {
             let frame = match self.survey.read_frame(seen) {
                 Ok(Some(frame)) => frame,
@@ -250,12 +296,12 @@ impl<'a> RunLog<'a> {
     }
 
     /// The state at the end of the newest segment of which that can be told, if only as what a single
-    /// wrong byte hides.
+    /// wrong byte hides; and how many segments end there or before.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(super) fn packed_state(&self) -> Result<Option<RunState>, Error> {
-        for segment in self.segments.iter().rev() {
+    pub(super) fn packed_state(&self) -> Result<Option<(usize, RunState)>, Error> {
+        for (n, segment) in self.segments.iter().enumerate().rev() {
             let state = match read_state(segment, &self.blocks) {
                 Ok(found) => Some(found),
                 Err(Error::Corrupt(_)) => {
@@ -263,11 +309,16 @@ impl<'a> RunLog<'a> {
                 }
                 Err(error) => return Err(error),
             };
-            if state.is_some() {
-                return Ok(state);
+            if let Some(state) = state {
+                return Ok(Some((n + 1, state)));
             }
         }
         Ok(None)
+    }
+
+    /// Which of the segments the frame stands in that was given last, if it stands in one.
+    pub(super) fn segment(&self) -> usize {
+        self.at.segment
     }
 
     /// The run's state at a moment; none if it did not exist yet. Begins behind the newest segment
@@ -328,7 +379,12 @@ impl<'a> RunLog<'a> {
     pub fn next_item(&mut self) -> Result<Option<Item>, LookError> {
         loop {
             if let Some(item) = self.ready.pop_front() {
-                return Ok(Some(item));
+                let from = match &item {
+                    Item::Frame(frame, _) => frame.header.first_seq,
+                    Item::Missing { from, .. } => *from,
+                };
+                let is_behind = self.until.is_some_and(|until| until <= from);
+                return Ok((!is_behind).then_some(item));
             }
             if self.at.segment < self.segments.len() {
                 self.read_part()?;
@@ -346,20 +402,41 @@ impl<'a> RunLog<'a> {
     /// Makes the frames of the next part of a segment ready.
     fn read_part(&mut self) -> Result<(), LookError> {
         let segment = self.segments[self.at.segment].clone();
-        let head = segment.entry.head;
         let tail = match segment.tail(&self.blocks) {
             // What a single wrong byte hides still tells which frames stand where.
             Err(error @ Error::Corrupt(_)) => {
                 if let Some(tail) = probable_tail(&segment) {
                     return self.read_part_of(&segment, &tail);
                 }
-                self.miss(head.first_seq, head.end_seq, Vec::new(), error);
-                (self.at.segment, self.at.part) = (self.at.segment + 1, 0);
-                return Ok(());
+                return self.read_remains_of(&segment, error);
             }
             other => other?,
         };
         self.read_part_of(&segment, &tail)
+    }
+
+    /// Makes ready what the next block holds of a segment whose description is lost, or what is missing
+    /// at its end.
+    fn read_remains_of(&mut self, segment: &Segment, cause: Error) -> Result<(), LookError> {
+        let remains = self.survey.remains(&segment.pack)?;
+        match remains.frames(segment, self.at.part, &self.blocks)? {
+            Some((position, frames)) => {
+                self.at.part += 1;
+                for frame in frames {
+                    let file = file_name::pack(segment.pack.number());
+                    self.give(frame, Where { file, position, is_packed: true }, |_| {
+                        Some(cause.clone())
+                    });
+                }
+            }
+            None => {
+                // At the least its changes without records are missing: the description is.
+                let from = self.next_seq.max(segment.entry.head.first_seq);
+                self.miss(from, segment.entry.head.end_seq, Vec::new(), cause);
+                (self.at.segment, self.at.part) = (self.at.segment + 1, 0);
+            }
+        }
+        Ok(())
     }
 
     fn read_part_of(&mut self, segment: &Segment, tail: &SegmentTail) -> Result<(), LookError> {
@@ -380,7 +457,7 @@ impl<'a> RunLog<'a> {
             Ok(read) => {
                 for frame in read.frames {
                     let file = file_name::pack(segment.pack.number());
-                    self.give(frame, Where { file, position, is_packed: true }, None);
+                    self.give(frame, Where { file, position, is_packed: true }, |_| None);
                 }
             }
             Err(error @ Error::Corrupt(_)) => {
@@ -397,11 +474,13 @@ impl<'a> RunLog<'a> {
                 let file = self.survey.slot_of(seen.at.file_seq).map(|slot| slot.path.clone());
                 let file = file.unwrap_or_else(file_name::journal);
                 let position = u64::from(seen.at.position);
-                self.give(frame, Where { file, position, is_packed: false }, Some(seen));
+                self.give(frame, Where { file, position, is_packed: false }, |log| {
+                    log.damage_before(seen)
+                });
                 self.last = Some(*seen);
                 return Ok(());
             }
-            Ok(None) => (self.corruption(seen, Damage::Missing), seen.next_seq()),
+            Ok(None) => return self.move_on(),
             Err(error @ Error::Corrupt(_)) => (error, seen.next_seq()),
             Err(error) => return Err(error.into()),
         };
@@ -449,16 +528,17 @@ impl<'a> RunLog<'a> {
         Some(Error::Corrupt(Corruption { file, position, damage: problem.damage }))
     }
 
-    /// Gives a frame, and before it what is missing between it and the one before. Of the journal's
-    /// frames, `seen` says where.
-    fn give(&mut self, frame: Frame, at: Where, seen: Option<&FrameSeen>) {
+    /// Gives a frame, and before it what is missing between it and the one before; `why` is asked for
+    /// the damage that explains that.
+    fn give(&mut self, frame: Frame, at: Where, why: impl Fn(&Self) -> Option<Error>) {
         let header = &frame.header;
         let is_linked = self.chain.is_none_or(|chain| {
             // What a stub stands for began somewhere behind the frame before.
             chain.link(header.crc) == header.chain || frame.is_stub()
         });
         let is_first = self.chain.is_none() && self.next_seq == header.first_seq;
-        if frame.next_seq() <= self.next_seq && !is_linked {
+        let is_of_before = self.until.is_some() && frame.next_seq() < self.next_seq;
+        if is_of_before || (frame.next_seq() <= self.next_seq && !is_linked) {
             // A copy of what was given already.
             return;
         }
@@ -469,9 +549,11 @@ impl<'a> RunLog<'a> {
                 expected: self.next_seq.0,
             };
             let file = at.file.as_str().into();
-            let cause = seen
-                .and_then(|seen| self.damage_before(seen))
-                .unwrap_or(Error::Corrupt(Corruption { file, position: at.position, damage }));
+            let cause = why(self).unwrap_or(Error::Corrupt(Corruption {
+                file,
+                position: at.position,
+                damage,
+            }));
             let already =
                 self.ready.back().is_some_and(|item| matches!(item, Item::Missing { .. }));
             if !already {
@@ -524,18 +606,23 @@ fn spans_of_part(part: &Part) -> Vec<StreamSpan> {
     part.streams.iter().map(span).collect()
 }
 
-/// The segments of a run in those packs whose directories can be read.
-fn sound_segments(survey: &Survey, name_hash: u64, run_no: RunNo) -> Vec<Segment> {
+/// The segments of a run that are known, where some packs cannot be opened or have lost their
+/// directories.
+fn sound_segments(
+    survey: &Survey,
+    name_hash: u64,
+    run_no: RunNo,
+) -> Result<Vec<Segment>, LookError> {
     let mut segments = Vec::new();
     for pack in survey.shelf_with(name_hash).packs() {
-        let Ok(entries) = pack.entries_of(name_hash) else { continue };
+        let entries = survey.entries_of(pack, name_hash)?;
         let of_run = entries.into_iter().filter(|entry| entry.head.run_no == run_no);
         segments.extend(of_run.map(|entry| Segment { pack: pack.clone(), entry }));
     }
     segments.sort_by_key(|segment| segment.entry.head.flushed);
     let first = segments.iter().rposition(|segment| segment.entry.head.is_first);
     segments.drain(..first.unwrap_or(0));
-    segments
+    Ok(segments)
 }
 
 impl FrameSeen {

@@ -22,6 +22,7 @@ mod explain;
 mod log;
 mod names;
 mod pack_check;
+mod remains;
 mod salvage;
 mod stretch;
 mod survey;

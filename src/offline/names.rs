@@ -8,14 +8,15 @@ use std::{
 
 use super::{
     directory::LookError,
-    log::{RunLog, Where},
+    log::{Item, RunLog, Where},
     survey::{FrameSeen, Survey},
 };
 use crate::{
     core::RunState,
     error::Error,
     format::{
-        frame::{FLAG_FIRST, Frame},
+        Damage, file_name,
+        frame::{Chain, FLAG_FIRST, Frame, FrameHeader},
         pack::Entry,
         segment::JournalPoint,
     },
@@ -183,11 +184,14 @@ impl Survey {
             // It was in packs, and is gone from there: deleted or expired, and collected.
             return Ok(());
         }
-        let state = match self.read_frame(first)? {
-            Some(frame) if first.header.flags & FLAG_FIRST != 0 => RunState::begin(&frame)
+        let Some(frame) = self.read_frame(first)? else {
+            return self.visit_moved(run_no, filter, visit);
+        };
+        let state = match first.header.flags & FLAG_FIRST != 0 {
+            true => RunState::begin(&frame)
                 .map(|(state, _)| state)
                 .map_err(|damage| self.frame_error(first, damage)),
-            _ => Err(self.frame_error(first, crate::format::Damage::Chain)),
+            false => Err(self.frame_error(first, Damage::Chain)),
         };
         let name_hash = state.as_ref().ok().map(|state| name_hash(&state.namespace, &state.run_id));
         let run = FoundRun {
@@ -217,11 +221,8 @@ impl Survey {
                 }
                 other => other?,
             };
-            let replayed = match frame {
-                Some(frame) => state.replay(&frame).map(drop),
-                None => Err(crate::format::Damage::Missing),
-            };
-            if let Err(damage) = replayed {
+            let Some(frame) = frame else { return self.visit_moved(run.run_no, filter, visit) };
+            if let Err(damage) = state.replay(&frame) {
                 run.state = Err(self.frame_error(seen, damage));
             }
         }
@@ -232,7 +233,33 @@ impl Survey {
         visit(run)
     }
 
-    fn frame_error(&self, seen: &FrameSeen, damage: crate::format::Damage) -> Error {
+    /// A run of which something has left the journal since that was read; if it is still there.
+    fn visit_moved(
+        &self,
+        run_no: RunNo,
+        filter: RunFilter,
+        visit: &mut impl FnMut(FoundRun) -> Result<(), LookError>,
+    ) -> Result<(), LookError> {
+        let Some(log) = self.newer()?.log_of(run_no)? else { return Ok(()) };
+        let state = match log.state() {
+            Err(error @ Error::Io { .. }) => return Err(error.into()),
+            state => state,
+        };
+        let is_deleted = state.as_ref().is_ok_and(|state| state.deleted_ms.is_some());
+        if is_deleted && !filter.deleted {
+            return Ok(());
+        }
+        visit(FoundRun {
+            run_no,
+            name_hash: log.name_hash(),
+            state,
+            segments: log.segments().len() as u32,
+            journal_frames: log.journal_frames().len() as u32,
+            is_deleted,
+        })
+    }
+
+    fn frame_error(&self, seen: &FrameSeen, damage: Damage) -> Error {
         let path = self.slot_of(seen.at.file_seq).map_or("journal", |slot| slot.path.as_str());
         let position = u64::from(seen.at.position);
         Error::Corrupt(crate::error::Corruption { file: path.into(), position, damage })
@@ -257,11 +284,7 @@ impl Survey {
         for seen in &self.packs {
             let Some(pack) = self.pack(seen) else { continue };
             let blocks = Blocks::new(BLOCKS_BYTES_MAX);
-            let entries = match pack.entries() {
-                Err(Error::Corrupt(_)) => continue,
-                other => other?,
-            };
-            let mut entries: Vec<Entry> = entries.filter_map(Result::ok).collect();
+            let mut entries: Vec<Entry> = self.entries(pack)?.collect();
             entries
                 .retain(|entry| newest.get(&entry.head.run_no).is_some_and(|run| run.has(entry)));
             entries.sort_by_key(|entry| (entry.block, entry.offset));
@@ -283,13 +306,26 @@ impl Survey {
         for (run_no, frames) in self.runs_in_journal() {
             let flushed = newest.get(&run_no).map(|run| run.entry.head.flushed);
             let low = if self.lost_packs() == 0 { self.live.journal_low } else { 0 };
+            let mut before = None;
             for seen in frames {
                 if seen.end.block_no < low || flushed.is_some_and(|flushed| seen.end <= flushed) {
                     continue;
                 }
-                let Some(Some(frame)) = readable(self.read_frame(seen))? else { continue };
+                let frame = match readable(self.read_frame(seen))? {
+                    Some(Some(frame)) => frame,
+                    None => continue,
+                    // It has left the journal, and with it what is before it.
+                    Some(None) => {
+                        let before = before.map(|before: &FrameSeen| before.header.chain);
+                        match self.each_moved(seen, before, frames, &mut visit)? {
+                            true => break,
+                            false => return Ok(()),
+                        }
+                    }
+                };
+                before = Some(seen);
                 let file = self.slot_of(seen.at.file_seq).map(|slot| slot.path.clone());
-                let file = file.unwrap_or_else(crate::format::file_name::journal);
+                let file = file.unwrap_or_else(file_name::journal);
                 let at = Where { file, position: u64::from(seen.at.position), is_packed: false };
                 if !visit(&frame, &at)? {
                     return Ok(());
@@ -299,6 +335,28 @@ impl Survey {
         Ok(())
     }
 
+    /// Gives the frames of a run from one on that has left the journal; false if `visit` says so.
+    fn each_moved(
+        &self,
+        from: &FrameSeen,
+        before: Option<Chain>,
+        frames: &[FrameSeen],
+        visit: &mut impl FnMut(&Frame, &Where) -> Result<bool, LookError>,
+    ) -> Result<bool, LookError> {
+        let FrameHeader { run_no, first_seq, .. } = from.header;
+        let until = frames.last().map_or(first_seq, FrameSeen::next_seq);
+        let Some(mut log) = self.newer()?.log_of(run_no)? else { return Ok(true) };
+        log.go_on(before, first_seq, until);
+        while let Some(item) = log.next_item()? {
+            if let Item::Frame(frame, at) = item
+                && !visit(&frame, &at)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The log of a run by its number; none if nothing that is sound says what it is called.
     ///
     /// # Errors
@@ -306,18 +364,18 @@ impl Survey {
     pub fn log_of(&self, run_no: RunNo) -> Result<Option<RunLog<'_>>, LookError> {
         for seen in &self.packs {
             let Some(pack) = self.pack(seen) else { continue };
-            let entries = match pack.entries() {
-                Err(Error::Corrupt(_)) => continue,
-                other => other?,
-            };
-            let found = entries.filter_map(Result::ok).find(|entry| entry.head.run_no == run_no);
+            let found = self.entries(pack)?.find(|entry| entry.head.run_no == run_no);
             if let Some(entry) = found {
                 return RunLog::open(self, Some(entry.head.name_hash), run_no).map(Some);
             }
         }
         let first = self.frames_of(run_no).iter().find(|seen| seen.header.flags & FLAG_FIRST != 0);
         let Some(first) = first else { return Ok(None) };
-        let Some(Some(frame)) = readable(self.read_frame(first))? else { return Ok(None) };
+        let frame = match readable(self.read_frame(first))? {
+            Some(Some(frame)) => frame,
+            Some(None) => return self.newer()?.log_of(run_no),
+            None => return Ok(None),
+        };
         let Ok((state, _)) = RunState::begin(&frame) else { return Ok(None) };
         RunLog::open(self, Some(name_hash(&state.namespace, &state.run_id)), run_no).map(Some)
     }
@@ -332,9 +390,13 @@ impl Survey {
                 continue;
             }
             let Some(first) = frames.first() else { continue };
-            let frame = readable(self.read_frame(first))?.flatten();
-            let state = frame.and_then(|frame| RunState::begin(&frame).ok());
-            let hash = state.map(|(state, _)| name_hash(&state.namespace, &state.run_id));
+            let hash = match readable(self.read_frame(first))? {
+                Some(Some(frame)) => RunState::begin(&frame)
+                    .ok()
+                    .map(|(state, _)| name_hash(&state.namespace, &state.run_id)),
+                Some(None) => self.newer()?.log_of(run_no)?.and_then(|log| log.name_hash()),
+                None => None,
+            };
             hashes.insert(run_no, hash);
         }
         for damaged in self.problems.iter().flat_map(|problem| &problem.frames) {
@@ -362,11 +424,7 @@ impl Survey {
         let mut newest: HashMap<RunNo, Newest> = HashMap::new();
         for seen in &self.packs {
             let Some(pack) = self.pack(seen) else { continue };
-            let entries = match pack.entries() {
-                Err(Error::Corrupt(_)) => continue,
-                other => other?,
-            };
-            for entry in entries.filter_map(Result::ok) {
+            for entry in self.entries(pack)? {
                 let pack = seen.live.listed.number;
                 let first = entry.head.is_first.then_some((entry.head.flushed, pack));
                 newest
@@ -393,15 +451,20 @@ impl Survey {
         let shelf = self.shelf_with(hash);
         let mut numbers: Vec<RunNo> = Vec::new();
         for pack in shelf.packs() {
-            // Of a directory that cannot be read the log will tell.
-            let entries = pack.entries_of(hash).unwrap_or_default();
+            let entries = self.entries_of(pack, hash)?;
             numbers.extend(entries.iter().map(|entry| entry.head.run_no));
         }
+        let mut has_moved = false;
         for (run_no, frames) in self.runs_in_journal() {
-            if run_no.vshard() == hash % crate::record::VSHARDS
-                && frames.iter().any(|seen| self.is_named(seen, namespace, run_id))
-            {
-                numbers.push(run_no);
+            if run_no.vshard() != hash % crate::record::VSHARDS {
+                continue;
+            }
+            for seen in frames {
+                match self.is_named(seen, namespace, run_id) {
+                    Some(true) => numbers.push(run_no),
+                    Some(false) => {}
+                    None => has_moved = true,
+                }
             }
         }
         numbers.sort_unstable();
@@ -418,16 +481,22 @@ impl Survey {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(LookError::NoRun { name: run_id.to_owned() })
+        match has_moved {
+            true => self.newer()?.find(namespace, run_id),
+            false => Err(LookError::NoRun { name: run_id.to_owned() }),
+        }
     }
 
-    /// Whether a frame is the first of a run of this name.
-    fn is_named(&self, seen: &FrameSeen, namespace: &str, run_id: &str) -> bool {
+    /// Whether a frame is the first of a run of this name; none if it has left the journal.
+    fn is_named(&self, seen: &FrameSeen, namespace: &str, run_id: &str) -> Option<bool> {
         if seen.header.flags & FLAG_FIRST == 0 {
-            return false;
+            return Some(false);
         }
-        let Ok(Some(frame)) = self.read_frame(seen) else { return false };
-        RunState::begin(&frame)
-            .is_ok_and(|(state, _)| *state.run_id == *run_id && *state.namespace == *namespace)
+        let Ok(frame) = self.read_frame(seen) else { return Some(false) };
+        let begun = RunState::begin(&frame?);
+        Some(
+            begun
+                .is_ok_and(|(state, _)| *state.run_id == *run_id && *state.namespace == *namespace),
+        )
     }
 }

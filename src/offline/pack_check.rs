@@ -63,13 +63,13 @@ impl Checked {
 /// A block, by what its header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Block {
-    position: u64,
-    len: u32,
+    pub(super) position: u64,
+    pub(super) len: u32,
 }
 
 impl Block {
     /// Where what stands behind it begins.
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.position + u64::from(self.len).next_multiple_of(BLOCK_ALIGN as u64)
     }
 }
@@ -292,13 +292,11 @@ pub(super) fn check_pages(pack: &Pack, found: &mut Checked) -> Result<(), Error>
         found.note(0..PAGE_BYTES as u64, damage, false);
     }
     let page = damage_or(pack.bytes_at(footer_at, PAGE_BYTES))?;
-    let sound = match page.and_then(|page| pack::decode_footer(&page, bytes)) {
-        Ok(footer) => footer,
-        Err(damage) => {
-            found.note(footer_at..bytes, damage, false);
-            return Ok(());
-        }
-    };
+    let whole = page.as_ref().map_err(|damage| *damage);
+    if let Err(damage) = whole.and_then(|page| pack::decode_footer(page, bytes)) {
+        found.note(footer_at..bytes, damage, false);
+    }
+    let Ok(sound) = page.and_then(|page| pack::footer_fields(&page, bytes)) else { return Ok(()) };
     let index = damage_or(pack.bytes_at(sound.index_at, sound.index_bytes()))?;
     if let Err(damage) = index.and_then(|index| sound.check_index(&index).map(drop)) {
         found.note(sound.index_at..footer_at, damage, false);

@@ -13,20 +13,21 @@
 //!
 //! What it deliberately does not do: keep what a start would cut, or deleted runs.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use super::{
     build::{BuildError, NewStore},
     directory::LookError,
     log::{Item, RunLog},
     names::RunName,
-    survey::Survey,
-    verify::{Loss, losses_of},
+    survey::{DamagedFrame, Ending, Survey},
+    verify::{Consequence, Finding, Loss, Nature, Verification, losses_of},
 };
 use crate::{
     core::{Create, NewRun, RunState},
     error::Error,
     format::frame::{FLAG_FIRST, Frame},
+    platform::RelPath,
     record::{DEFAULT_NAMESPACE, RunNo, RunUid, vshard_of},
 };
 
@@ -112,7 +113,7 @@ fn build_error(error: LookError) -> BuildError {
     }
 }
 
-pub(super) fn is_deleted(log: &RunLog<'_>) -> Result<bool, BuildError> {
+fn is_deleted(log: &RunLog<'_>) -> Result<bool, BuildError> {
     let in_packs = log.segments().last().is_some_and(|last| last.entry.head.is_deleted);
     let state = log.last_known_state()?;
     Ok(in_packs || state.is_some_and(|state| state.deleted_ms.is_some()))
@@ -132,13 +133,12 @@ fn know(
         Err(Error::Corrupt(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    let mut state = log.packed_state()?;
-    let has_packed = state.is_some();
+    let (known_segments, mut state) = log.packed_state()?.map_or((0, None), |(n, s)| (n, Some(s)));
     let (mut is_renamed, mut unfit, mut place) = (false, BTreeSet::new(), 0);
     while let Some(item) = log.next_item().map_err(build_error)? {
         let Item::Frame(frame, at) = item else { continue };
         place += 1;
-        if (at.is_packed && has_packed) || frame.is_stub() {
+        if (at.is_packed && log.segment() < known_segments) || frame.is_stub() {
             continue;
         }
         let folded = match &mut state {
@@ -238,4 +238,111 @@ fn write(
     found.frames += frames;
     found.records += records;
     Ok(())
+}
+
+impl Verification {
+    /// Places where records are lost that `losses` do not name, or not all of them: by file,
+    /// position and end. `survey` is what was verified.
+    pub fn unattributed<'a>(
+        &'a self,
+        survey: &'a Survey,
+        losses: &[Loss],
+    ) -> Vec<(&'a RelPath, Range<u64>)> {
+        let packs = survey.packs.iter().filter(|seen| survey.pack(seen).is_none());
+        let packs = packs.map(|seen| (&seen.path, 0..seen.live.listed.bytes));
+        let slots = survey.slots.iter().filter(|slot| slot.header.is_none());
+        let mut places: Vec<_> =
+            packs.chain(slots.map(|slot| (&slot.path, 0..slot.bytes))).collect();
+        // Of a pack without a directory, what its sound blocks do not tell.
+        for seen in &survey.packs {
+            let Some(pack) = survey.pack(seen).filter(|pack| pack.entries().is_err()) else {
+                continue;
+            };
+            match survey.remains(pack) {
+                Ok(remains) => {
+                    places
+                        .extend(remains.unknown().iter().map(|range| (&seen.path, range.clone())));
+                }
+                Err(_) => places.push((&seen.path, 0..seen.live.listed.bytes)),
+            }
+        }
+        let whole = places.len();
+        // What stands behind the last that could be read, where that is not the end of the log.
+        for (n, slot) in survey.slots.iter().enumerate() {
+            let from = match slot.ending {
+                Ending::EndOfLog { position, .. } if n + 1 < survey.slots.len() => position,
+                Ending::Damaged if slot.header.is_some() => {
+                    let here = self.findings.iter().filter(|finding| finding.file == slot.path);
+                    here.map(|finding| finding.until).max().unwrap_or_default()
+                }
+                _ => continue,
+            };
+            if from < slot.bytes {
+                places.push((&slot.path, from..slot.bytes));
+            }
+        }
+        for finding in self.findings.iter().filter(|finding| finding.nature == Nature::Corrupt) {
+            if places[..whole].iter().any(|(file, _)| **file == finding.file) {
+                continue;
+            }
+            match finding.consequence {
+                Consequence::Redundant | Consequence::Cut => {}
+                _ if !finding.frames.is_empty() => {
+                    let unknown = finding.frames.iter().filter(|frame| !frame.is_named(losses));
+                    places
+                        .extend(unknown.map(|frame| (&finding.file, frame.position..frame.until)));
+                }
+                Consequence::DataLoss if finding.is_block_named(survey, losses) => {}
+                Consequence::DataLoss | Consequence::StartRefused => {
+                    places.push((&finding.file, finding.position..finding.until));
+                }
+            }
+        }
+        places
+    }
+}
+
+impl DamagedFrame {
+    /// Whether it is known what it was, and that is among the losses.
+    fn is_named(&self, losses: &[Loss]) -> bool {
+        self.probably.as_ref().is_some_and(|(frame, _)| {
+            let seq = frame.header.first_seq..frame.next_seq();
+            losses.iter().any(|loss| {
+                loss.run_no == frame.header.run_no
+                    && loss.seq.start <= seq.start
+                    && seq.end <= loss.seq.end
+            })
+        })
+    }
+}
+
+impl Finding {
+    /// Whether it is a block of a pack whose directory tells the runs in it, and all of them are
+    /// among the losses.
+    fn is_block_named(&self, survey: &Survey, losses: &[Loss]) -> bool {
+        let seen = survey.packs.iter().find(|seen| seen.path == self.file);
+        let Some(Ok(entries)) = seen.and_then(|seen| survey.pack(seen)).map(|pack| pack.entries())
+        else {
+            return false;
+        };
+        let mut heads = entries
+            .flatten()
+            .filter(|entry| (self.position..self.until).contains(&entry.block))
+            .map(|entry| entry.head)
+            .peekable();
+        heads.peek().is_some()
+            && heads.all(|head| {
+                let is_named = losses.iter().any(|loss| {
+                    loss.run_no == head.run_no
+                        && *loss.cause.file == *self.file.as_str()
+                        && (self.position..self.until).contains(&loss.cause.position)
+                });
+                // Nothing is lost of a run that was deleted.
+                let is_deleted = || {
+                    let log = RunLog::open(survey, Some(head.name_hash), head.run_no);
+                    log.is_ok_and(|log| is_deleted(&log).unwrap_or(false))
+                };
+                is_named || is_deleted()
+            })
+    }
 }

@@ -3,7 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::Arc,
+    sync::{Arc, OnceLock},
+    thread::sleep,
 };
 
 use bytes::Bytes;
@@ -11,8 +12,9 @@ use parking_lot::Mutex;
 
 use super::{
     directory::LookError,
+    remains::Remains,
     stretch::{self, Piece, STRETCH_BYTES_MAX},
-    walk::{Step, walk_slot},
+    walk::{BETWEEN_LOOKS, LOOKS_MAX, Step, walk_slot},
 };
 use crate::{
     error::{Corruption, Error},
@@ -23,7 +25,7 @@ use crate::{
         frame::{Frame, FrameHeader},
         identity::{Current, StoreIdentity},
         manifest::{self, ListedPack, ListedSlot},
-        pack,
+        pack::{self, Entry},
         segment::JournalPoint,
         slot::{FIRST_BLOCK_AT, SlotHeader, SlotKind},
         syndrome::WrongByte,
@@ -73,8 +75,12 @@ pub struct Survey {
     shelf: Arc<Shelf>,
     /// Bloom filters of packs, by number, as far as they were asked for and are sound.
     blooms: Mutex<BTreeMap<u64, Option<Arc<[u8]>>>>,
+    /// What is left of packs, by number, as far as it was asked for.
+    remains: Mutex<BTreeMap<u64, Arc<Remains>>>,
     frames: BTreeMap<RunNo, Vec<FrameSeen>>,
     reader: FrameReader,
+    /// The directory at a later moment, if it was looked at again.
+    newer: OnceLock<Box<Survey>>,
 }
 
 /// A slot of the journal.
@@ -182,11 +188,49 @@ pub struct DamagedFrame {
 }
 
 impl Survey {
-    /// Reads a directory.
+    /// Reads a directory. If somebody may be writing to it (`is_live`), what looks damaged is believed
+    /// when it comes again.
     ///
     /// # Errors
     /// [`LookError::NoStore`], [`LookError::Io`].
-    pub(super) fn take(platform: Platform, is_live: bool) -> Result<Self, LookError> {
+    pub(super) fn take_sound(platform: &Platform, is_live: bool) -> Result<Self, LookError> {
+        let mut looks = 1;
+        loop {
+            let survey = Self::take(platform.clone(), is_live);
+            let is_believed = match &survey {
+                Ok(survey) => survey.problems.is_empty() && !survey.is_torn(),
+                Err(LookError::Io(_)) => false,
+                Err(_) => true,
+            };
+            if !is_live || is_believed || LOOKS_MAX <= looks {
+                return survey;
+            }
+            looks += 1;
+            sleep(BETWEEN_LOOKS);
+        }
+    }
+
+    fn take(platform: Platform, is_live: bool) -> Result<Self, LookError> {
+        let mut survey = Self::listed(platform, is_live)?;
+        let end = survey.see_slots()?;
+        let mut unlisted = survey.unlisted()?;
+        if is_live {
+            survey.catch_up(&mut unlisted)?;
+        }
+        survey.see_unlisted(unlisted, end)?;
+        survey.see_packs()?;
+        survey.see_leftovers()?;
+        Ok(survey)
+    }
+
+    /// The slots of the journal that a sound manifest lists; none if there is none.
+    pub(super) fn listed_slots(platform: &Platform) -> Option<Vec<ListedSlot>> {
+        let now = Self::listed(platform.clone(), true).ok()?;
+        now.is_listed.then_some(now.live.slots)
+    }
+
+    /// What the store is, and which of its files are alive.
+    fn listed(platform: Platform, is_live: bool) -> Result<Self, LookError> {
         let names = platform.vfs.list(&file_name::root())?;
         let is_there = |path: RelPath| names.iter().any(|name| *name == *path.name());
         let has_store = is_there(file_name::store())
@@ -214,15 +258,46 @@ impl Survey {
             problems: Vec::new(),
             shelf: Arc::default(),
             blooms: Mutex::default(),
+            remains: Mutex::default(),
             frames: BTreeMap::new(),
             reader: FrameReader::default(),
+            newer: OnceLock::new(),
         };
         survey.read_identity()?;
         survey.read_manifest(&names)?;
-        survey.see_packs()?;
-        survey.see_journal()?;
-        survey.see_leftovers(&names)?;
         Ok(survey)
+    }
+
+    /// Takes in what a running store did while its journal was read. A slot that is no longer listed
+    /// may have been used again meanwhile: what was read of it, damage or not, is forgotten, for all of
+    /// it is in packs that are listed by now. Slots that came since are not looked at.
+    fn catch_up(&mut self, unlisted: &mut Vec<(ListedSlot, Damage)>) -> Result<(), LookError> {
+        let mut now = Self::listed(self.platform.clone(), true)?;
+        if !now.is_listed {
+            // Then nothing tells what happened.
+            return Ok(());
+        }
+        let is_listed = |slot: &ListedSlot| now.live.slots.contains(slot);
+        unlisted.retain(|(slot, _)| !is_listed(slot));
+        self.slots.retain(|seen| is_listed(&seen.listed));
+        let kept: BTreeSet<u64> = self.slots.iter().map(|seen| seen.listed.file_seq).collect();
+        self.problems.retain(|problem| self.slots.iter().any(|seen| seen.path == problem.file));
+        self.problems.splice(0..0, now.problems);
+        for frames in self.frames.values_mut() {
+            frames.retain(|frame| kept.contains(&frame.at.file_seq));
+        }
+        self.frames.retain(|_, frames| !frames.is_empty());
+        now.live.slots.retain(|slot| kept.contains(&slot.file_seq));
+        (self.store_uuid, self.identity, self.current) =
+            (now.store_uuid, now.identity, now.current);
+        (self.manifest, self.manifest_ending) = (now.manifest, now.manifest_ending);
+        (self.live, self.is_listed) = (now.live, now.is_listed);
+        Ok(())
+    }
+
+    /// Whether somebody had the store open, or may have had, when it was read.
+    pub(super) fn is_live(&self) -> bool {
+        self.is_live
     }
 
     /// What the files are read through.
@@ -314,6 +389,7 @@ impl Survey {
         };
         self.store_uuid = header.store_uuid;
         self.manifest = Some((number, header));
+        let file = if self.is_live { file.as_of_now()? } else { file };
         let mut next = Next { block_no: 0, prev_crc: header.prev_crc, previous_clean: false };
         let (mut live, mut problems) = (LiveSet::default(), Vec::new());
         let first = FIRST_BLOCK_AT as u64;
@@ -419,13 +495,20 @@ impl Survey {
         Ok(())
     }
 
-    fn see_journal(&mut self) -> io::Result<()> {
+    /// Reads the slots that are listed; gives what the last of them ends with, if that is known.
+    fn see_slots(&mut self) -> io::Result<Option<Next>> {
         let slots = self.live.slots.clone();
         let mut next: Option<Next> = None;
         for (n, &listed) in slots.iter().enumerate() {
             let next_slot_first = slots.get(n + 1).map(|next| next.first_block_no);
             next = self.see_slot(listed, next, next_slot_first)?;
         }
+        Ok(next)
+    }
+
+    /// The slots that hold blocks and are not listed, and why they should be; the others are spare.
+    fn unlisted(&mut self) -> io::Result<Vec<(ListedSlot, Damage)>> {
+        let slots = self.live.slots.clone();
         let newest = slots.iter().map(|slot| slot.file_seq).max();
         let mut unlisted = Vec::new();
         for slot in self.slot_files()? {
@@ -441,18 +524,25 @@ impl Survey {
                 None => None,
             };
             match damage {
-                Some((header, damage)) => {
-                    let first = FIRST_BLOCK_AT as u64;
-                    self.note(path, first, first, damage);
-                    let SlotHeader { file_seq, first_block_no, .. } = header;
-                    unlisted.push(ListedSlot { slot, file_seq, first_block_no });
+                Some((SlotHeader { file_seq, first_block_no, .. }, damage)) => {
+                    unlisted.push((ListedSlot { slot, file_seq, first_block_no }, damage));
                 }
                 None => self.spare_slots.push((slot, file.bytes())),
             }
         }
-        // What the manifest lost goes on where what it lists ends.
-        unlisted.sort_by_key(|slot| slot.file_seq);
-        for listed in unlisted {
+        Ok(unlisted)
+    }
+
+    /// Reads what the manifest lost: it goes on where what it lists ends.
+    fn see_unlisted(
+        &mut self,
+        mut unlisted: Vec<(ListedSlot, Damage)>,
+        mut next: Option<Next>,
+    ) -> io::Result<()> {
+        unlisted.sort_by_key(|(listed, _)| listed.file_seq);
+        for (listed, damage) in unlisted {
+            let first = FIRST_BLOCK_AT as u64;
+            self.note(file_name::slot(listed.slot), first, first, damage);
             next = self.see_slot(listed, next, None)?;
         }
         Ok(())
@@ -518,6 +608,8 @@ impl Survey {
         let first = FIRST_BLOCK_AT as u64;
         let mut failed = None;
         let is_live = self.is_live;
+        let is_newest = next_slot_first.is_none();
+        let file = if is_live && is_newest { file.as_of_now()? } else { file };
         let ended =
             walk_slot(&file, &header, first, &mut next, next_slot_first, is_live, |step| {
                 // Payloads are looked at here and let go: a slot's blocks need not be in memory at once.
@@ -624,7 +716,8 @@ impl Survey {
         Ok(Problem { file, position, until, damage, block_no: Some(block_no), frames })
     }
 
-    fn see_leftovers(&mut self, names: &[String]) -> io::Result<()> {
+    fn see_leftovers(&mut self) -> io::Result<()> {
+        let names = self.vfs().list(&file_name::root())?;
         let manifest = self.manifest.map(|(number, _)| number);
         let others = names
             .iter()
@@ -681,13 +774,37 @@ impl Survey {
         self.frames.get(&run_no).map_or(&[], |frames| &frames[..])
     }
 
-    /// Reads a frame of the journal again; none if its slot was used again meanwhile.
+    /// Reads a frame of the journal again; none if its slot has left the journal meanwhile: then it is
+    /// in a pack, of which [`newer`](Self::newer) tells.
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Io`].
     pub fn read_frame(&self, seen: &FrameSeen) -> Result<Option<Frame>, Error> {
         let FrameHeader { run_no, first_seq, chain, .. } = seen.header;
-        self.reader.read(seen.at, run_no, first_seq, chain)
+        match self.reader.read(seen.at, run_no, first_seq, chain) {
+            Err(Error::Corrupt(_)) if self.is_live && self.has_left(seen.at.file_seq) => Ok(None),
+            read => read,
+        }
+    }
+
+    /// Whether a slot of the journal has left it since it was read. Where that cannot be told, it has
+    /// not.
+    fn has_left(&self, file_seq: u64) -> bool {
+        Self::listed_slots(&self.platform)
+            .is_some_and(|slots| slots.iter().all(|slot| slot.file_seq != file_seq))
+    }
+
+    /// The directory of a running store as it is later: at the first moment at which this was asked
+    /// for.
+    ///
+    /// # Errors
+    /// [`LookError::NoStore`], [`LookError::Io`].
+    pub(super) fn newer(&self) -> Result<&Self, LookError> {
+        if let Some(newer) = self.newer.get() {
+            return Ok(newer);
+        }
+        let newer = Self::take_sound(&self.platform, true)?;
+        Ok(self.newer.get_or_init(|| Box::new(newer)))
     }
 
     /// The slot that a use of a slot is.
@@ -718,6 +835,53 @@ impl Survey {
     /// A pack; none if it cannot be opened.
     pub fn pack(&self, seen: &PackSeen) -> Option<&Arc<Pack>> {
         self.shelf.pack(seen.live.listed.number)
+    }
+
+    /// The segments of a pack, as its directory has them; if that is lost, those that its sound blocks
+    /// describe.
+    ///
+    /// # Errors
+    /// [`LookError::Io`].
+    pub(super) fn entries<'a>(
+        &self,
+        pack: &'a Pack,
+    ) -> Result<Box<dyn Iterator<Item = Entry> + 'a>, LookError> {
+        match pack.entries() {
+            Ok(entries) => Ok(Box::new(entries.filter_map(Result::ok))),
+            Err(Error::Corrupt(_)) => {
+                let remains = self.remains(pack)?;
+                let count = remains.entries().len();
+                Ok(Box::new((0..count).map(move |n| remains.entries()[n])))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The segments of a name in a pack, as [`entries`](Self::entries) has them.
+    ///
+    /// # Errors
+    /// [`LookError::Io`].
+    pub(super) fn entries_of(&self, pack: &Pack, name_hash: u64) -> Result<Vec<Entry>, LookError> {
+        match pack.entries_of(name_hash) {
+            Err(Error::Corrupt(_)) => {
+                let all = self.entries(pack)?;
+                Ok(all.filter(|entry| entry.head.name_hash == name_hash).collect())
+            }
+            found => Ok(found?),
+        }
+    }
+
+    /// What is left of a pack.
+    ///
+    /// # Errors
+    /// [`LookError::Io`].
+    pub(super) fn remains(&self, pack: &Pack) -> Result<Arc<Remains>, LookError> {
+        if let Some(known) = self.remains.lock().get(&pack.number()) {
+            return Ok(known.clone());
+        }
+        let found = Arc::new(Remains::of(pack)?);
+        self.remains.lock().insert(pack.number(), found.clone());
+        Ok(found)
     }
 
     /// The damaged frames of a run, as far as it can be told whose they were, in run order.
@@ -804,8 +968,8 @@ fn guess_pack(vfs: &dyn Vfs, number: u64) -> io::Result<Option<(ListedPack, [u8;
         file.read_exact_at(&mut page, at).ok().map(|()| page)
     };
     let Some(footer) = bytes.checked_sub(PAGE_BYTES as u64).and_then(page) else { return Ok(None) };
-    let header = page(0).and_then(|page| pack::decode_header(&page).ok());
-    let footer = pack::decode_footer(&footer, bytes).ok();
+    let header = page(0).and_then(|page| pack::header_fields(&page).ok());
+    let footer = pack::footer_fields(&footer, bytes).ok();
     let kind = header.map_or(pack::PackKind::Shared, |header| header.kind);
     let created_ms = header.map_or(0, |header| header.created_ms);
     Ok(match (footer, header) {

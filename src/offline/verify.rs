@@ -14,6 +14,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
@@ -26,7 +27,6 @@ use super::{
     log::{Item, RunLog},
     names::RunName,
     pack_check::{self, BadPlace, Checked},
-    salvage::is_deleted,
     survey::{DamagedFrame, Ending, PackSeen, Problem, Survey},
 };
 use crate::{
@@ -125,51 +125,6 @@ pub struct Finding {
     pub frames: Vec<DamagedFrame>,
 }
 
-impl DamagedFrame {
-    /// Whether it is known what it was, and that is among the losses.
-    fn is_named(&self, losses: &[Loss]) -> bool {
-        self.probably.as_ref().is_some_and(|(frame, _)| {
-            let seq = frame.header.first_seq..frame.next_seq();
-            losses.iter().any(|loss| {
-                loss.run_no == frame.header.run_no
-                    && loss.seq.start <= seq.start
-                    && seq.end <= loss.seq.end
-            })
-        })
-    }
-}
-
-impl Finding {
-    /// Whether it is a block of a pack whose directory tells the runs in it, and all of them are
-    /// among the losses.
-    fn is_block_named(&self, survey: &Survey, losses: &[Loss]) -> bool {
-        let seen = survey.packs.iter().find(|seen| seen.path == self.file);
-        let Some(Ok(entries)) = seen.and_then(|seen| survey.pack(seen)).map(|pack| pack.entries())
-        else {
-            return false;
-        };
-        let mut heads = entries
-            .flatten()
-            .filter(|entry| (self.position..self.until).contains(&entry.block))
-            .map(|entry| entry.head)
-            .peekable();
-        heads.peek().is_some()
-            && heads.all(|head| {
-                let is_named = losses.iter().any(|loss| {
-                    loss.run_no == head.run_no
-                        && *loss.cause.file == *self.file.as_str()
-                        && (self.position..self.until).contains(&loss.cause.position)
-                });
-                // Nothing is lost of a run that was deleted.
-                let is_deleted = || {
-                    let log = RunLog::open(survey, Some(head.name_hash), head.run_no);
-                    log.is_ok_and(|log| is_deleted(&log).unwrap_or(false))
-                };
-                is_named || is_deleted()
-            })
-    }
-}
-
 /// Records of a run that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
@@ -208,57 +163,6 @@ impl Verification {
     /// Whether a write that the power cut stands at the end of the log.
     pub fn is_torn(&self) -> bool {
         self.findings.iter().any(|finding| finding.nature == Nature::Torn)
-    }
-
-    /// Places where records are lost that `losses` do not name, or not all of them: by file,
-    /// position and end. `survey` is what was verified.
-    pub fn unattributed<'a>(
-        &'a self,
-        survey: &'a Survey,
-        losses: &[Loss],
-    ) -> Vec<(&'a RelPath, Range<u64>)> {
-        // Files of which nothing can be read; of a pack nothing can if neither its directory can, nor
-        // all blocks from which it could be made again.
-        let is_lost =
-            |seen: &&PackSeen| survey.pack(seen).is_none_or(|pack| pack.entries().is_err());
-        let packs = survey.packs.iter().filter(is_lost);
-        let packs = packs.map(|seen| (&seen.path, 0..seen.live.listed.bytes));
-        let slots = survey.slots.iter().filter(|slot| slot.header.is_none());
-        let mut places: Vec<_> =
-            packs.chain(slots.map(|slot| (&slot.path, 0..slot.bytes))).collect();
-        let whole = places.len();
-        // What stands behind the last that could be read, where that is not the end of the log.
-        for (n, slot) in survey.slots.iter().enumerate() {
-            let from = match slot.ending {
-                Ending::EndOfLog { position, .. } if n + 1 < survey.slots.len() => position,
-                Ending::Damaged if slot.header.is_some() => {
-                    let here = self.findings.iter().filter(|finding| finding.file == slot.path);
-                    here.map(|finding| finding.until).max().unwrap_or_default()
-                }
-                _ => continue,
-            };
-            if from < slot.bytes {
-                places.push((&slot.path, from..slot.bytes));
-            }
-        }
-        for finding in self.findings.iter().filter(|finding| finding.nature == Nature::Corrupt) {
-            if places[..whole].iter().any(|(file, _)| **file == finding.file) {
-                continue;
-            }
-            match finding.consequence {
-                Consequence::Redundant | Consequence::Cut => {}
-                _ if !finding.frames.is_empty() => {
-                    let unknown = finding.frames.iter().filter(|frame| !frame.is_named(losses));
-                    places
-                        .extend(unknown.map(|frame| (&finding.file, frame.position..frame.until)));
-                }
-                Consequence::DataLoss if finding.is_block_named(survey, losses) => {}
-                Consequence::DataLoss | Consequence::StartRefused => {
-                    places.push((&finding.file, finding.position..finding.until));
-                }
-            }
-        }
-        places
     }
 
     /// Bytes that were looked at.
@@ -347,9 +251,17 @@ impl Verify<'_> {
         if self.survey.current.is_some() {
             self.checked(&file_name::current(), 44, 0, 0);
         }
-        if let Some((number, header)) = self.survey.manifest {
+        // A running store may have another one by now.
+        let is_there = |number| match SlotFile::open(self.vfs(), file_name::manifest(number)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.survey.is_live() => {
+                Ok(None)
+            }
+            file => file.map(Some),
+        };
+        if let Some((number, header)) = self.survey.manifest
+            && let Some(file) = is_there(number)?
+        {
             let path = file_name::manifest(number);
-            let file = SlotFile::open(self.vfs(), path.clone())?;
             let page = file.bytes_at(0, PAGE_BYTES)?;
             self.check_page(&path, &page, &slot::encode(&header));
             self.check_rest(&path, &file, self.survey.manifest_ending)?;
@@ -407,6 +319,10 @@ impl Verify<'_> {
         ending: Ending,
     ) -> Result<(), LookError> {
         let Ending::EndOfLog { position, .. } = ending else { return Ok(()) };
+        if self.survey.is_live() {
+            // It has been written to since.
+            return Ok(());
+        }
         let (mut at, mut remains): (u64, Option<Range<u64>>) = (position, None);
         while at < file.bytes() {
             let bytes = file.bytes_at(at, 1 << 20)?;

@@ -134,8 +134,8 @@ impl Target {
         }
     }
 
-    /// None if callers still wait when they should have been answered: there was no slot to go on
-    /// in.
+    /// None if callers still wait when they should have been answered, or the last one was refused:
+    /// there was no slot to go on in.
     fn attempt(rng: &mut SimRng) -> Option<Self> {
         let (disk, clock, mut options) = (SimDisk::new(), SimClock::new(1), options(rng));
         options.retention.age_ms = None;
@@ -170,6 +170,9 @@ impl Target {
             Ended::Clean => life.shut_down(),
             Ended::Marked | Ended::Abruptly => life.abandon(),
         };
+        if model.runs[last].state.tail == before_newest.runs[last].state.tail {
+            return None;
+        }
         disk.power_cut(Fate::new(Mode::KeepNone, 0));
         let files = disk.files().into_iter().filter(|path| path != "LOCK");
         let files = files.map(|path| Resting {

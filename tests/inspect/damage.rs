@@ -313,7 +313,7 @@ fn an_end_cut_off_in_what_was_never_acknowledged_is_no_corruption() {
 fn what_is_recovered_is_every_record_that_is_intact_and_every_range_that_is_not_is_listed() {
     let roles = Roles::of(Scene::killed());
     let rounds = 200;
-    let damaged_records = AtomicU64::new(0);
+    let (hit_records, out_of_reach) = (AtomicU64::new(0), AtomicU64::new(0));
     in_threads(|thread, threads| {
         for round in (0..rounds).filter(|round| round % threads == thread) {
             let (scene, mut rng) = (roles.scene.again(), SimRng::new(round));
@@ -380,14 +380,21 @@ fn what_is_recovered_is_every_record_that_is_intact_and_every_range_that_is_not_
                 .filter(|place| !listed(place) && !is_in(place) && !is_left_out(place))
                 .collect();
             assert!(unlisted.is_empty(), "round {round}: {unlisted:?} {:?}", found.losses);
-            damaged_records.fetch_add(hit.len() as u64, Ordering::Relaxed);
+            // What no wrong byte hit is there, unless nothing is left that says what stood at its place.
+            let untouched = roles.all.difference(&recovered).filter(|place| !hit.contains(place));
+            let untouched: Vec<_> = untouched.filter(|place| !is_left_out(place)).collect();
+            let lost: Vec<_> = untouched.iter().filter(|place| !is_in(place)).collect();
+            assert!(lost.is_empty(), "round {round}: intact, and yet lost: {lost:?}");
+            out_of_reach.fetch_add(untouched.len() as u64, Ordering::Relaxed);
+            hit_records.fetch_add(hit.len() as u64, Ordering::Relaxed);
             let fork = to.fork();
             let platform = sim::platform(&fork, &sim::SimClock::new(1), 9);
             let options = braidlog::Options::new("data");
             Store::open_stepped(platform, options).expect("what is recovered opens");
         }
     });
-    assert!(0 < damaged_records.into_inner(), "something was hit");
+    println!("hit: {hit_records:?} records, untouched and out of reach: {out_of_reach:?}");
+    assert!(0 < hit_records.into_inner(), "something was hit");
 }
 
 /// A place in a range whose end nothing tells.

@@ -118,6 +118,15 @@ fn every_command_works_on_a_read_only_mount() {
 /// A server that is killed when the test ends.
 struct Server(Child);
 
+/// Ends whoever goes on until it is over, also when the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -156,14 +165,14 @@ fn beside_a_server_under_load_every_command_answers_and_every_append_is_acknowle
         while !is_over.load(Ordering::Relaxed) {
             writeln!(input, "a line of run {n}, and so on and so on and so on").expect("taken");
             lines.fetch_add(1, Ordering::Relaxed);
-            // A journal that grows faster than an unoptimised tool reads is another test's.
+            // What moves faster than it is read is another test's.
             thread::sleep(Duration::from_micros(300));
         }
         drop(input);
         assert!(client.wait().expect("ends").success(), "every line was acknowledged");
     };
     thread::scope(|scope| {
-        let append = &append;
+        let (append, _over) = (&append, Over(&is_over));
         (0..4).for_each(|n| drop(scope.spawn(move || append(n))));
         // Until there is something to be seen of every run.
         let runs = || {
@@ -203,7 +212,6 @@ fn beside_a_server_under_load_every_command_answers_and_every_append_is_acknowle
             let last = out.lines().last().unwrap_or_default();
             assert!(matches!(code, Some(0 | 11)), "{command}: {code:?} {err} {last}");
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     drop(server);
 }

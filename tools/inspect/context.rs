@@ -5,7 +5,10 @@ use std::{
     path::PathBuf,
 };
 
-use braidlog::offline::{Directory, RunLog, Survey};
+use braidlog::{
+    offline::{Directory, Holder, RunLog, Survey},
+    platform::os,
+};
 
 use crate::{
     exit::{Exit, Failure},
@@ -30,9 +33,13 @@ impl Context {
         Self { data_dir, namespace, json, out: Output::new() }
     }
 
-    /// The directory.
+    /// The directory. If a process has the store open, this one gives way to it.
     pub(crate) fn directory(&self) -> Result<Directory, Failure> {
-        Ok(Directory::open(&self.data_dir)?)
+        let directory = Directory::open(&self.data_dir)?;
+        if directory.holder() != Holder::Nobody {
+            os::give_way();
+        }
+        Ok(directory)
     }
 
     /// What is in the directory.

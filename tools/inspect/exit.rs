@@ -3,7 +3,7 @@
 //! | status | means |
 //! |---|---|
 //! | 0 | ok; also when whoever read the output had enough |
-//! | 1 | failure: the operating system refused something |
+//! | 1 | failure: the operating system refused something, or a running store is too busy to be seen at one moment |
 //! | 2 | wrong usage, or input that cannot be used |
 //! | 3 | no such directory, store, run, stream or file |
 //! | 4 | two directories differ |
@@ -124,6 +124,7 @@ impl From<LookError> for Failure {
             LookError::NoFile { .. } => (Exit::NotFound, "NO_SUCH_PLACE"),
             LookError::NoStream { .. } => (Exit::NotFound, "STREAM_NOT_FOUND"),
             LookError::Trimmed { .. } => (Exit::NotFound, "TRIMMED"),
+            LookError::InMotion => (Exit::Failure, "IN_MOTION"),
             LookError::Damaged(Error::Corrupt(_)) => (Exit::Corrupt, "CORRUPT"),
             LookError::Damaged(_) | LookError::Io(_) => (Exit::Failure, "IO"),
         };

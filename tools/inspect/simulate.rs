@@ -57,7 +57,7 @@ pub(crate) fn run(context: &mut Context) -> Result<Exit, Failure> {
              do if it ended now"
         ));
     }
-    match directory.plan() {
+    match directory.plan()? {
         Ok(plan) => opens(context, &plan),
         Err(OpenError::Io { operation, source }) => Err(Failure::io(&operation, &source)),
         Err(error) => refused(context, &error),

@@ -36,7 +36,7 @@ pub(crate) struct VerifyArgs {
     /// Read every run frame by frame, too: chains, numbers, states
     #[arg(long)]
     deep: bool,
-    /// Threads [default: as many as there are cores]
+    /// Threads [default: as many as there are cores; one while a process has the store open]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
     /// No list of files, only what is wrong and the sum
@@ -131,7 +131,8 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
     let clock = directory.platform().clock.clone();
     let begun = clock.mono();
     let survey = directory.survey()?;
-    let jobs = args.jobs.map_or_else(cores, NonZeroUsize::get);
+    let is_quiet = directory.holder() == Holder::Nobody;
+    let jobs = args.jobs.map_or_else(|| if is_quiet { cores() } else { 1 }, NonZeroUsize::get);
     let bar = Bar::new(context.json);
     let how = VerifyHow { jobs, deep: args.deep };
     let found = survey.verify(how, &|done, total| bar.show(done, total))?;
