@@ -11,6 +11,10 @@
 /// What can be done wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "sabotage"), allow(unreachable_pub, reason = "only tests see it"))]
+#[cfg_attr(
+    not(all(feature = "grpc", feature = "client")),
+    allow(dead_code, reason = "some steps are in parts that are left out")
+)]
 pub enum Bug {
     /// The journal's blocks are not synced.
     NoJournalSync,
@@ -116,6 +120,14 @@ pub enum Bug {
     WakeBeforeEnd,
     /// Readers are sent to a pack before it is on the shelf.
     ForgetBeforeShelf,
+    /// A session acknowledges the newest batch in place of the oldest.
+    AckOutOfTurn,
+    /// What a broken session left open is sent again under new numbers.
+    ResendAsNew,
+    /// A call that would double is repeated although it may have been applied.
+    RepeatUnnumbered,
+    /// A tail whose connection broke goes on one record too far.
+    SkipOnResume,
 }
 
 #[cfg(feature = "sabotage")]
@@ -128,7 +140,7 @@ mod planted {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Self; 52] = [
+        pub const ALL: [Self; 56] = [
             Self::NoJournalSync,
             Self::NoSlotHeaderSync,
             Self::NoSlotUseSync,
@@ -181,6 +193,10 @@ mod planted {
             Self::TellBeforeNote,
             Self::WakeBeforeEnd,
             Self::ForgetBeforeShelf,
+            Self::AckOutOfTurn,
+            Self::ResendAsNew,
+            Self::RepeatUnnumbered,
+            Self::SkipOnResume,
         ];
 
         /// Its name, as it is written here.

@@ -61,11 +61,16 @@ enum Level {
     Core,
     /// Whole stores with their threads, under a scheduler.
     Interleavings,
+    /// The whole server and its clients over a simulated network.
+    Network,
 }
 
 /// The tests of levels that are built as everything is.
-const COMMON: Build<'_> =
-    Build { names: &["crash", "model", "core"], args: &["--all-features"], rustflags: None };
+const COMMON: Build<'_> = Build {
+    names: &["crash", "model", "core", "network"],
+    args: &["--all-features"],
+    rustflags: None,
+};
 /// How [`Level::Interleavings`] is built.
 const SCHEDULED: Build<'_> = Build {
     names: &["interleavings"],
@@ -87,6 +92,7 @@ impl Level {
             Self::Wakeups => ("model", "wakeups::"),
             Self::Core => ("core", ""),
             Self::Interleavings => ("interleavings", ""),
+            Self::Network => ("network", "nobody_is_told"),
         }
     }
 
@@ -125,6 +131,9 @@ impl Level {
             | Bug::TellBeforeNote
             | Bug::WakeBeforeEnd
             | Bug::ForgetBeforeShelf => &[Self::Interleavings],
+            Bug::AckOutOfTurn | Bug::ResendAsNew | Bug::RepeatUnnumbered | Bug::SkipOnResume => {
+                &[Self::Network]
+            }
             _ => &[Self::PowerCut, Self::Turns],
         }
     }
@@ -147,6 +156,7 @@ fn run(tests: &Tests, level: Level, bug: Option<Bug>) -> Ended {
         command.args(["--skip", "every_flipped_bit"]);
     }
     command.env("BRAIDLOG_CRASH_POINTS", "10000").env("BRAIDLOG_SEQUENCES", "6000");
+    command.env("BRAIDLOG_HISTORIES", "30");
     bug.map(|bug| command.env("BRAIDLOG_SABOTAGE", bug.name()));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut running = Running(command.spawn().expect("the tests start"));

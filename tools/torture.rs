@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Round after round, each with its own seed: crashes of a simulated machine, damage of simulated
-//! disks, kills of the real server with its data below `--data-dir`, and, as root on Linux, power
-//! cuts under the real kernel; or some of these. Whatever was counted is printed as it comes, and
+//! disks, kills of the real server with its data below `--data-dir`, histories of a simulated network
+//! and, as root on Linux, power cuts under the real kernel; or some of these. Whatever was counted is printed as it comes, and
 //! its sums at the end. The first failure ends it, with status 1 and the command that repeats it.
 //!
 //! What it deliberately does not do: leave out a level in silence, or clean up after a failure.
@@ -60,6 +60,8 @@ enum Level {
     Corruption,
     /// The real server is killed and stopped
     Kill,
+    /// Server and clients are cut off from each other, and die, in a simulation
+    Network,
     /// The power of the real kernel's disk is cut
     PowerCut,
 }
@@ -71,6 +73,7 @@ impl Level {
             Self::Crash => ("crash", &["power_cut::", "--nocapture"]),
             Self::Corruption => ("crash", &["corruption::", "--nocapture"]),
             Self::Kill => ("kill", &["--nocapture"]),
+            Self::Network => ("network", &["nobody_is_told", "--nocapture"]),
             Self::PowerCut => ("powercut", &["--cuts", "20", "--seed"]),
         }
     }
@@ -133,6 +136,7 @@ fn main() -> ExitCode {
             command.env("BRAIDLOG_CRASH_POINTS", args.trials.to_string());
             command.env("BRAIDLOG_CORRUPTIONS", args.trials.to_string());
             command.env("BRAIDLOG_KILLS", "50");
+            command.env("BRAIDLOG_HISTORIES", "50");
             if arguments.last() == Some(&"--seed") {
                 command.arg(seed.to_string());
             }

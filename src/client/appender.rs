@@ -34,6 +34,7 @@ use crate::{
         append_session_request::Message,
     },
     record::{PRODUCER_APPENDS_REMEMBERED, RunUid},
+    sabotage::{self, Bug},
 };
 
 /// Batches that are handed to the connection ahead of what it has sent.
@@ -271,6 +272,10 @@ impl Driver {
     /// Sends what waits and what comes over one session, until everything is acknowledged and no
     /// more comes.
     async fn session(&mut self) -> Result<(), Error> {
+        if sabotage::is(Bug::ResendAsNew) && self.waiting.iter().any(|batch| batch.sent) {
+            self.open.producer_epoch += 1;
+            self.first_seq = 0;
+        }
         let (outgoing, messages) = mpsc::channel(SEND_AHEAD);
         let open = AppendSessionRequest { message: Some(Message::Open(self.open.clone())) };
         outgoing.try_send(open).expect("the channel has room for the first message");

@@ -1,13 +1,14 @@
 //! The connection to a server: made when it is needed, and replaced when it is dead.
 
-use std::time::Duration;
+use std::{fmt, future::Future, io, time::Duration};
 
 use parking_lot::Mutex;
-use tonic::transport::{Channel, Endpoint};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::{
     ANSWER_BYTES_MAX, ClientOptions,
-    connect::Connector,
+    connect::{Connector, Dialer},
     generated::{
         admin_service_client::AdminServiceClient, batch_service_client::BatchServiceClient,
         input_service_client::InputServiceClient, run_service_client::RunServiceClient,
@@ -35,11 +36,17 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// A connection that many calls share.
-#[derive(Debug)]
 pub(super) struct Link {
-    endpoint: Endpoint,
+    /// Makes a connection, with its first call.
+    connect: Box<dyn Fn() -> Channel + Send + Sync>,
     // A plain mutex: no await inside, and the section copies a handle.
     current: Mutex<(Generation, Channel)>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("current", &*self.current.lock()).finish_non_exhaustive()
+    }
 }
 
 /// How often the connection was replaced.
@@ -47,16 +54,24 @@ pub(super) type Generation = u64;
 
 impl Link {
     pub(super) fn new(url: &str, options: &ClientOptions) -> Result<Self, Error> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .map_err(|error| Refusal::invalid("url", error.to_string()))?
-            .connect_timeout(options.connect_timeout)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true);
-        let current = Mutex::new((0, connect(&endpoint)));
-        Ok(Self { endpoint, current })
+        let endpoint = endpoint(url, options)?;
+        Ok(Self::by(move || endpoint.connect_with_connector_lazy(Connector::new())))
+    }
+
+    /// A link over connections of any kind.
+    pub(super) fn over<D, F, S>(dial: D, url: &str, options: &ClientOptions) -> Result<Self, Error>
+    where
+        D: Fn(Uri) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let endpoint = endpoint(url, options)?;
+        Ok(Self::by(move || endpoint.connect_with_connector_lazy(Dialer(dial.clone()))))
+    }
+
+    fn by(connect: impl Fn() -> Channel + Send + Sync + 'static) -> Self {
+        let current = Mutex::new((0, connect()));
+        Self { connect: Box::new(connect), current }
     }
 
     fn channel(&self) -> Channel {
@@ -106,12 +121,20 @@ impl Link {
     pub(super) fn replace(&self, dead: Generation) {
         let mut current = self.current.lock();
         if current.0 == dead {
-            *current = (dead + 1, connect(&self.endpoint));
+            *current = (dead + 1, (self.connect)());
         }
     }
 }
 
-/// A connection that is made with its first call.
-fn connect(endpoint: &Endpoint) -> Channel {
-    endpoint.connect_with_connector_lazy(Connector::new())
+/// Where the server is, and how a connection to it behaves.
+fn endpoint(url: &str, options: &ClientOptions) -> Result<Endpoint, Error> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .map_err(|error| Refusal::invalid("url", error.to_string()))?
+        .connect_timeout(options.connect_timeout)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true);
+    Ok(endpoint)
 }

@@ -40,9 +40,10 @@ pub use turn::Turn;
 pub use watch::Watch;
 pub use worker::{Job, Worker, WorkerOptions};
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
-use tonic::{Response, Status};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::{Response, Status, transport::Uri};
 
 use self::{
     convert::run_id,
@@ -115,6 +116,21 @@ impl Client {
     /// As [`new`](Self::new).
     pub fn with_options(url: &str, options: ClientOptions) -> Result<Self, Error> {
         let link = Arc::new(Link::new(url, &options)?);
+        Ok(Self { link, options: Arc::new(options) })
+    }
+
+    /// As [`with_options`](Self::with_options), on connections that `dial` makes to the address of
+    /// the URL: through a tunnel, or over a network that is simulated.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_dialer<D, F, S>(url: &str, options: ClientOptions, dial: D) -> Result<Self, Error>
+    where
+        D: Fn(Uri) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let link = Arc::new(Link::over(dial, url, &options)?);
         Ok(Self { link, options: Arc::new(options) })
     }
 

@@ -8,6 +8,7 @@ use crate::{
     error::Error,
     grpc::status::Call,
     platform::{Entropy, os::OsEntropy},
+    sabotage::{self, Bug},
 };
 
 /// How calls that failed for a passing reason are repeated: after pauses that double from
@@ -67,7 +68,9 @@ impl Repeat {
     /// Whether another attempt may follow this error.
     pub(super) fn may_follow(self, error: &Error) -> bool {
         match error {
-            Error::OutcomeUnknown { .. } => self != Self::UnlessSent,
+            Error::OutcomeUnknown { .. } => {
+                self != Self::UnlessSent || sabotage::is(Bug::RepeatUnnumbered)
+            }
             _ => is_passing(error),
         }
     }

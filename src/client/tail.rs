@@ -14,6 +14,7 @@ use crate::{
     format::cursor::Cursor,
     grpc::encoded::TailResponse,
     record::{Seq, StreamNo},
+    sabotage::{self, Bug},
 };
 
 /// Follows a run, or some of its streams, across broken connections. Made by [`Client::tail`].
@@ -122,7 +123,10 @@ impl Tail {
         }
         let mut query = self.query.clone();
         if let Some(cursor) = self.received {
-            query.start = Start::Cursor(cursor.to_string());
+            query.start = match sabotage::is(Bug::SkipOnResume) {
+                true => Start::Seq(Seq(cursor.seq.0 + 1)),
+                false => Start::Cursor(cursor.to_string()),
+            };
             // Begun, it goes on: what was trimmed meanwhile is a gap, as it is to a tail whose
             // connection held.
             query.allow_gap = true;

@@ -15,26 +15,23 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(feature = "grpc")]
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 /// A write of so many bytes is worth a system call.
 const LARGE_BYTES: usize = 8 << 10;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Gathering {
-    socket: TcpStream,
+pub(crate) struct Gathering<S> {
+    socket: S,
     /// Whether the write that comes next has waited.
     has_waited: bool,
 }
 
-impl Gathering {
-    pub(crate) fn new(socket: TcpStream) -> Self {
+impl<S> Gathering<S> {
+    pub(crate) fn new(socket: S) -> Self {
         Self { socket, has_waited: false }
     }
 
@@ -51,15 +48,15 @@ impl Gathering {
 }
 
 #[cfg(feature = "grpc")]
-impl Connected for Gathering {
-    type ConnectInfo = TcpConnectInfo;
+impl<S: Connected> Connected for Gathering<S> {
+    type ConnectInfo = S::ConnectInfo;
 
-    fn connect_info(&self) -> TcpConnectInfo {
+    fn connect_info(&self) -> S::ConnectInfo {
         self.socket.connect_info()
     }
 }
 
-impl AsyncRead for Gathering {
+impl<S: AsyncRead + Unpin> AsyncRead for Gathering<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -69,7 +66,7 @@ impl AsyncRead for Gathering {
     }
 }
 
-impl AsyncWrite for Gathering {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -116,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    async fn pair() -> (Gathering, TcpStream) {
+    async fn pair() -> (Gathering<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
         let other = TcpStream::connect(listener.local_addr().expect("address"));
         let (accepted, other) = tokio::join!(listener.accept(), other);

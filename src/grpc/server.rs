@@ -5,15 +5,22 @@
 //! sessions end with UNAVAILABLE / SHUTTING_DOWN. After [`DRAIN_MAX`] whatever is left is given
 //! up. The store stays open; closing it is its owner's business.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use tokio::{net::TcpListener, time::sleep};
-use tokio_stream::StreamExt;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    time::sleep,
+};
+use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     server::NamedService,
     service::Routes,
-    transport::{Server, server::TcpIncoming},
+    transport::{
+        Server,
+        server::{Connected, TcpIncoming},
+    },
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -81,12 +88,26 @@ pub async fn serve(
     store: Store,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    serve_on(TcpIncoming::from(listener).with_nodelay(Some(true)), store, shutdown).await
+}
+
+/// As [`serve`], on connections of any kind.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_on<S>(
+    incoming: impl Stream<Item = io::Result<S>>,
+    store: Store,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError>
+where
+    S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let (health, health_service) = tonic_health::server::health_reporter();
     let drain = CancellationToken::new();
     let routes = routes(&store, &drain).add_service(health_service);
     set_all(&health, ServingStatus::Serving).await;
 
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let incoming = incoming.map(|socket| socket.map(Gathering::new));
     let serving = transport()
         .add_routes(routes)

@@ -28,6 +28,7 @@ use crate::{
         append_session_request::Message,
     },
     record::{Index, RunUid, Seq},
+    sabotage::{self, Bug},
 };
 
 /// Batches of a session that wait for the disk, at most.
@@ -192,6 +193,9 @@ impl Session {
     /// The acknowledgement of the first batch in flight, or the status that it ends the session
     /// with.
     fn poll_front(&mut self, cx: &mut Context<'_>) -> Poll<Result<AppendSessionResponse, Status>> {
+        if sabotage::is(Bug::AckOutOfTurn) {
+            self.in_flight.rotate_left(self.in_flight.len().saturating_sub(1));
+        }
         let Some(front) = self.in_flight.front_mut() else { return Poll::Pending };
         let outcome = ready!(Pin::new(front).poll(cx));
         self.in_flight.pop_front();
