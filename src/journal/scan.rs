@@ -140,6 +140,11 @@ impl SlotFile {
         Ok(self)
     }
 
+    /// Says that all of the file will soon be read.
+    pub fn will_need(&self) {
+        self.file.will_need(0, self.bytes);
+    }
+
     /// Length of the file in bytes, whatever its header says.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -20,7 +20,7 @@ use crate::{
     segment::Pack,
 };
 
-/// Bytes of blocks that are read at once.
+/// Bytes of blocks, or of a pack whose blocks are looked for, that are read at once.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// Bytes that are read at once while a sound block is looked for.
 const SEARCH_BYTES: usize = 1 << 20;
@@ -91,9 +91,10 @@ pub(super) fn blocks(pack: &Pack) -> Result<(Vec<Vec<Block>>, Checked), Error> {
     let (mut chunks, mut checked) = (Vec::new(), Checked::default());
     let (mut chunk, mut chunk_bytes, mut count) = (Vec::new(), 0, 0);
     let mut position = FIRST_BLOCK_AT;
+    let mut heads = Heads { pack, end, from: 0, bytes: Vec::new() };
     while position < end && (!is_bounded || count < footer.blocks) {
-        let block = match head_at(pack, position, end)? {
-            Ok(block) if is_followed(pack, block, end, is_bounded)? => block,
+        let block = match heads.at(position)? {
+            Ok(block) if is_followed(&mut heads, block, is_bounded)? => block,
             found => {
                 let next = next_sound(pack, position + BLOCK_ALIGN as u64, end)?;
                 let block = found.ok().filter(|block| next.is_none_or(|next| block.end() <= next));
@@ -131,30 +132,63 @@ pub(super) fn blocks(pack: &Pack) -> Result<(Vec<Vec<Block>>, Checked), Error> {
     Ok((chunks, checked))
 }
 
+/// The headers of a pack's blocks, which are read in the order of the file: a stretch at once, since a
+/// disk that reads ahead is faster than one that is asked for every header by itself.
+struct Heads<'a> {
+    pack: &'a Pack,
+    /// Where blocks end.
+    end: u64,
+    from: u64,
+    bytes: Vec<u8>,
+}
+
+impl Heads<'_> {
+    fn at(&mut self, position: u64) -> Result<Result<Block, Damage>, Error> {
+        let len = BLOCK_HEADER_BYTES as u64;
+        if self.end < position + len {
+            return Ok(Err(Damage::Short));
+        }
+        let is_here =
+            self.from <= position && position + len <= self.from + self.bytes.len() as u64;
+        if !is_here {
+            let stretch = CHUNK_BYTES.min(self.end - position) as usize;
+            match damage_or(self.pack.bytes_at(position, stretch))? {
+                Ok(bytes) => (self.from, self.bytes) = (position, bytes),
+                Err(damage) => return Ok(Err(damage)),
+            }
+        }
+        let at = (position - self.from) as usize;
+        Ok(head(&self.bytes[at..at + BLOCK_HEADER_BYTES], position, self.end))
+    }
+}
+
 fn head_at(pack: &Pack, position: u64, end: u64) -> Result<Result<Block, Damage>, Error> {
     if end < position + BLOCK_HEADER_BYTES as u64 {
         return Ok(Err(Damage::Short));
     }
-    let head = damage_or(pack.bytes_at(position, BLOCK_HEADER_BYTES))?;
-    Ok(head.and_then(|bytes| pack::decode_head(&bytes)).and_then(|head| {
-        let block = Block { position, len: head.disk_bytes() as u32 };
-        let len = head.disk_bytes() as u64;
-        match position + len <= end {
-            true => Ok(block),
-            false => Err(Damage::Length { len, available: end - position }),
-        }
-    }))
+    let bytes = damage_or(pack.bytes_at(position, BLOCK_HEADER_BYTES))?;
+    Ok(bytes.and_then(|bytes| head(&bytes, position, end)))
+}
+
+/// The block with this header, if it ends where blocks may.
+fn head(bytes: &[u8], position: u64, end: u64) -> Result<Block, Damage> {
+    let head = pack::decode_head(bytes)?;
+    let len = head.disk_bytes() as u64;
+    match position + len <= end {
+        true => Ok(Block { position, len: head.disk_bytes() as u32 }),
+        false => Err(Damage::Length { len, available: end - position }),
+    }
 }
 
 /// Whether what stands behind a block can be what belongs there; else the block's own CRC tells
 /// whether its length is right.
-fn is_followed(pack: &Pack, block: Block, end: u64, is_bounded: bool) -> Result<bool, Error> {
+fn is_followed(heads: &mut Heads<'_>, block: Block, is_bounded: bool) -> Result<bool, Error> {
     let next = block.end();
-    let is_last = is_bounded && end < next + BLOCK_HEADER_BYTES as u64;
-    if is_last || head_at(pack, next, end)?.is_ok() {
+    let is_last = is_bounded && heads.end < next + BLOCK_HEADER_BYTES as u64;
+    if is_last || heads.at(next)?.is_ok() {
         return Ok(true);
     }
-    Ok(damage_or(pack.read_block(block.position, block.len))?.is_ok())
+    Ok(damage_or(heads.pack.read_block(block.position, block.len))?.is_ok())
 }
 
 /// What is wrong with the block at a place.

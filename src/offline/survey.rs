@@ -573,6 +573,7 @@ impl Survey {
             }
             other => other?,
         };
+        file.will_need();
         seen.bytes = file.bytes();
         let checked = file
             .header(SlotKind::Journal)?

@@ -356,8 +356,11 @@ impl Verify<'_> {
         let survey = self.survey;
         let total: u64 = survey.packs.iter().map(|pack| pack.live.listed.bytes).sum();
         let mut done = 0;
-        for seen in &survey.packs {
-            let Some(pack) = survey.pack(seen) else { continue };
+        let packs: Vec<_> =
+            survey.packs.iter().filter_map(|seen| Some((seen, survey.pack(seen)?))).collect();
+        for (n, &(seen, pack)) in packs.iter().enumerate() {
+            // The disk reads the next one while this one is checked.
+            packs.iter().skip(n).take(2).for_each(|(_, pack)| pack.will_need());
             let (chunks, mut checked) = pack_check::blocks(pack)?;
             let bytes = seen.live.listed.bytes;
             let shares = chunks.len().max(1) as u64;

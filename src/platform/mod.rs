@@ -140,6 +140,9 @@ pub trait File: Send + Sync {
     fn sync_all(&self) -> io::Result<()>;
     /// Forgets cached clean pages, so that reads show what the disk has. A hint.
     fn drop_cache(&self) -> io::Result<()>;
+    /// Says that `len` bytes from a position on will soon be read, so that the disk can begin. No more
+    /// than a hint: whoever knows nothing better does nothing.
+    fn will_need(&self, _position: u64, _len: u64) {}
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// `len` bytes from `position`, a multiple of 4 KiB, without reading them yet where the system

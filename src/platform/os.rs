@@ -389,6 +389,12 @@ impl File for OsFile {
         self.file.sync_all().map_err(named("sync", &self.path))
     }
 
+    fn will_need(&self, position: u64, len: u64) {
+        // A hint that is not taken changes nothing.
+        let len = std::num::NonZeroU64::new(len);
+        let _ = rustix::fs::fadvise(&self.file, position, len, rustix::fs::Advice::WillNeed);
+    }
+
     fn drop_cache(&self) -> io::Result<()> {
         rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed)
             .map_err(io::Error::from)

@@ -110,6 +110,10 @@ impl File for ReadOnlyFile {
     }
 
     /// Nothing: the pages are what a running server reads from.
+    fn will_need(&self, position: u64, len: u64) {
+        self.inner.will_need(position, len);
+    }
+
     fn drop_cache(&self) -> io::Result<()> {
         Ok(())
     }

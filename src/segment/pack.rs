@@ -245,6 +245,11 @@ impl Pack {
         &self.footer
     }
 
+    /// Says that all of the file will soon be read.
+    pub fn will_need(&self) {
+        self.file.will_need(0, self.listed.bytes);
+    }
+
     /// Reads bytes as they stand in the file.
     ///
     /// # Errors
