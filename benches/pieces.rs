@@ -1,5 +1,5 @@
 //! The pieces of the hot paths by themselves: records as bytes, blocks of the journal, the state
-//! machine, tails of one run, and reads from packs.
+//! machine, tails of one run, reads from packs, and their verification.
 //!
 //! `cargo bench --bench pieces`. The first three touch no disk: their times compare from day to day
 //! on one machine. The others are through the store, on the disk of the target directory.
@@ -11,6 +11,8 @@ mod support;
 
 use std::{
     hint::black_box,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -23,6 +25,7 @@ use braidlog::{
         frame::Frame,
         wire::{self, RecordFields},
     },
+    offline::{Directory, VerifyHow},
     record::RunNo,
 };
 use bytes::BytesMut;
@@ -225,5 +228,71 @@ fn segment_read(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, codec, state_machine, journal_block, fan_out, segment_read);
+/// A log line: no two are the same, and all of them are alike.
+fn line(n: u64) -> Vec<u8> {
+    const WORDS: [&str; 8] =
+        ["token", "of", "the", "answer", "arrived", "after", "some", "milliseconds"];
+    let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let words = (0..12).map(|word| WORDS[(mixed >> (word * 5)) as usize % WORDS.len()]);
+    format!("{n:08} {mixed:016x} {}", words.collect::<Vec<_>>().join(" ")).into_bytes()
+}
+
+/// What `braidlog-inspect verify` does with packs that are in the page cache, beside what it cannot do
+/// without: every block read, its CRC checked, and decompressed. Both on two threads.
+fn verification(c: &mut Criterion) {
+    const RUNS: u64 = 64;
+    const EACH: u64 = 25_000;
+    let (folder, runtime) = (folder(), runtime(1));
+    let store = store(&folder);
+    runtime.block_on(async {
+        for run in 0..RUNS {
+            for from in (0..EACH).step_by(500) {
+                let lines = (from..from + 500).map(|n| NewRecord::new(line(run * EACH + n)));
+                let append =
+                    Append { stream: "out".into(), records: lines.collect(), ..Append::default() };
+                let key = RunKey::new(format!("run-{run}"));
+                store.append(&key, append, IfAbsent::Create).await.expect("appended");
+            }
+        }
+        store.flush().await.expect("flushed");
+        store.close().await.expect("closes");
+    });
+    let directory = Directory::open(folder.path().join("data")).expect("there");
+    let survey = directory.survey().expect("a store");
+    let packs: Vec<_> = survey.packs.iter().filter_map(|seen| survey.pack(seen)).collect();
+    let mut blocks = Vec::new();
+    for pack in &packs {
+        let walked = pack.walk(|position, len, _| {
+            blocks.push((*pack, position, len));
+            Ok(())
+        });
+        walked.expect("sound");
+    }
+    let raw_bytes: u64 = packs.iter().map(|pack| pack.footer().raw_bytes).sum();
+    let mut group = c.benchmark_group("verify, raw bytes");
+    group.throughput(Throughput::Bytes(raw_bytes)).sample_size(10);
+    group.bench_function("blocks only: read, CRC, decompression", |b| {
+        b.iter(|| {
+            let next = AtomicUsize::new(0);
+            let work = || {
+                while let Some((pack, position, len)) = blocks.get(next.fetch_add(1, Relaxed)) {
+                    black_box(pack.read_block(*position, *len).expect("sound"));
+                }
+            };
+            thread::scope(|scope| {
+                scope.spawn(work);
+                work();
+            });
+        });
+    });
+    group.bench_function("all of it", |b| {
+        let how = VerifyHow { jobs: 2, deep: false };
+        b.iter(|| {
+            let found = survey.verify(how, &|_, _| {}).expect("readable");
+            assert!(!found.is_corrupt(), "a store that was closed in order");
+        });
+    });
+}
+
+criterion_group!(benches, codec, state_machine, journal_block, fan_out, segment_read, verification);
 criterion_main!(benches);
