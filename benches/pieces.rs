@@ -74,7 +74,8 @@ fn codec(c: &mut Criterion) {
 }
 
 fn run() -> (RunState, Frame) {
-    let create = Create { run_id: "run_0".into(), ..Create::default() };
+    let create =
+        Create { namespace: "default".into(), run_id: "run_0".into(), ..Create::default() };
     let new = NewRun { run_no: RunNo(1), run_uid: RunUid([7; 16]) };
     let (state, frame, _) = RunState::create(&create, new, NOW_MS).expect("created");
     (state, frame)

@@ -69,15 +69,15 @@ pub fn spawn_behind(
 const BEHIND: i32 = 5;
 
 /// Lets other processes go first: on a busy machine this thread, and those it starts from here on, get
-/// a tenth of the share of an ordinary one. Where the system groups processes by session or by
-/// service, that holds within the group.
+/// what others leave and hardly more. Where the system groups processes by session or by service, that
+/// holds within the group.
 pub fn give_way() {
     // Where that is not allowed, it is as every other process.
     let _ = rustix::process::nice(GIVING_WAY);
 }
 
-/// By how much a process that gives way is less urgent than others.
-const GIVING_WAY: i32 = 10;
+/// By how much a process that gives way is less urgent than others: the most that there is.
+const GIVING_WAY: i32 = 19;
 
 /// Runs a future on this thread, which sleeps while the future waits. For threads of the store that
 /// use what callers use; tasks of a runtime must not be blocked so.
