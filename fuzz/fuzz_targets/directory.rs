@@ -121,7 +121,7 @@ fuzz_target!(|input: &[u8]| {
     let Ok(survey) = Directory::on(sim::platform(&disk, &SimClock::new(1), 1)).survey() else {
         return;
     };
-    let how = VerifyHow { jobs: 1, deep: depth & 1 != 0 };
+    let how = VerifyHow { jobs: 1, deep: depth & 1 != 0, rests: 0 };
     survey.verify(how, &|_, _| {}).expect("memory is readable");
     let read = read(&survey);
     if let Some(records) = records {

@@ -54,6 +54,9 @@ pub struct VerifyHow {
     /// Whether every run is read frame by frame, too: that chains link, numbers continue, and states
     /// are those of the frames before them.
     pub deep: bool,
+    /// How often as long as it worked a thread rests after each piece of the work, for whoever shares the
+    /// processors; 0 for not at all.
+    pub rests: u32,
 }
 
 /// What was found.
@@ -185,10 +188,10 @@ impl Survey {
             Verify { survey: self, found: Verification::default(), suspects: BTreeSet::new() };
         verify.check_identity()?;
         verify.check_journal()?;
-        verify.check_packs(how.jobs.max(1), progress)?;
+        verify.check_packs(how, progress)?;
         verify.suspect_runs()?;
         match how.deep {
-            true => verify.read_all(how.jobs.max(1))?,
+            true => verify.read_all(how)?,
             false => verify.read_suspects()?,
         }
         let mut found = verify.found;
@@ -350,7 +353,7 @@ impl Verify<'_> {
 
     fn check_packs(
         &mut self,
-        jobs: usize,
+        how: VerifyHow,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), LookError> {
         let survey = self.survey;
@@ -365,7 +368,7 @@ impl Verify<'_> {
             let bytes = seen.live.listed.bytes;
             let shares = chunks.len().max(1) as u64;
             let step = |n: usize| progress(done + bytes * (n as u64 + 1) / shares, total);
-            checked.add(in_parallel(jobs, &chunks, &step, |blocks| {
+            checked.add(self.in_parallel(how, &chunks, &step, |blocks| {
                 pack_check::check_blocks(pack, blocks)
             })?);
             pack_check::check_pages(pack, &mut checked)?;
@@ -503,13 +506,13 @@ impl Verify<'_> {
         Ok(())
     }
 
-    fn read_all(&mut self, jobs: usize) -> Result<(), LookError> {
+    fn read_all(&mut self, how: VerifyHow) -> Result<(), LookError> {
         let hashes: BTreeMap<RunNo, Option<u64>> = self.survey.name_hashes()?;
         let runs: Vec<_> = hashes.into_iter().collect();
         let chunks: Vec<Vec<_>> = runs.chunks(256).map(<[_]>::to_vec).collect();
         let survey = self.survey;
         let found = Mutex::new(Vec::new());
-        let failed = in_parallel(jobs, &chunks, &|_| {}, |runs: &[(RunNo, Option<u64>)]| {
+        let failed = self.in_parallel(how, &chunks, &|_| {}, |runs: &[(RunNo, Option<u64>)]| {
             for &(run_no, hash) in runs {
                 let losses = match losses_of(survey, run_no, hash) {
                     Ok(losses) => losses,
@@ -531,40 +534,44 @@ impl Verify<'_> {
         self.found.losses.sort_by_key(|loss| (loss.run_no, loss.seq.start));
         Ok(())
     }
-}
 
-/// Does work on all items, in as many threads; `step` is told how many are done.
-fn in_parallel<T: Sync>(
-    jobs: usize,
-    items: &[Vec<T>],
-    step: &(dyn Fn(usize) + Sync),
-    work: impl Fn(&[T]) -> Result<Checked, Error> + Sync,
-) -> Result<Checked, Error> {
-    let next = AtomicUsize::new(0);
-    let all = Mutex::new(Ok(Checked::default()));
-    let run = || {
-        loop {
-            let n = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = items.get(n) else { return };
-            let done = work(item);
-            step(n);
-            let mut all = all.lock();
-            match (&mut *all, done) {
-                (Ok(all), Ok(done)) => all.add(done),
-                (Ok(_), Err(error)) => *all = Err(error),
-                (Err(_), _) => return,
+    /// Does work on all items, in as many threads as are wanted; `step` is told how many are done.
+    fn in_parallel<T: Sync>(
+        &self,
+        how: VerifyHow,
+        items: &[Vec<T>],
+        step: &(dyn Fn(usize) + Sync),
+        work: impl Fn(&[T]) -> Result<Checked, Error> + Sync,
+    ) -> Result<Checked, Error> {
+        let clock = &self.survey.platform().clock;
+        let next = AtomicUsize::new(0);
+        let all = Mutex::new(Ok(Checked::default()));
+        let run = || {
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                let Some(item) = items.get(n) else { return };
+                let begun = clock.mono();
+                let done = work(item);
+                step(n);
+                thread::sleep(clock.mono().saturating_sub(begun) * how.rests);
+                let mut all = all.lock();
+                match (&mut *all, done) {
+                    (Ok(all), Ok(done)) => all.add(done),
+                    (Ok(_), Err(error)) => *all = Err(error),
+                    (Err(_), _) => return,
+                }
             }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..jobs.min(items.len()) {
-            scope.spawn(run);
-        }
-        run();
-    });
-    let mut all = all.into_inner()?;
-    all.bad.sort_by_key(|bad| bad.position);
-    Ok(all)
+        };
+        thread::scope(|scope| {
+            for _ in 1..how.jobs.min(items.len()) {
+                scope.spawn(run);
+            }
+            run();
+        });
+        let mut all = all.into_inner()?;
+        all.bad.sort_by_key(|bad| bad.position);
+        Ok(all)
+    }
 }
 
 /// What of a run cannot be read.

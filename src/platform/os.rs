@@ -68,11 +68,20 @@ pub fn spawn_behind(
 /// By how much a thread is less urgent than those that somebody waits for: a third of their share.
 const BEHIND: i32 = 5;
 
-/// Lets other processes go first: on a busy machine this thread, and those it starts from here on, get
-/// what others leave and hardly more. Where the system groups processes by session or by service, that
-/// holds within the group.
+/// Lets other processes go first: this thread, and those it starts from here on, run when a processor
+/// has nothing else to do, and leave it at once to whoever wakes up. Where the system groups processes
+/// by session or by service, that holds within the group.
 pub fn give_way() {
-    // Where that is not allowed, it is as every other process.
+    // A low priority alone is not enough: whoever wakes up waits for the end of a slice then, which is
+    // milliseconds.
+    #[cfg(target_os = "linux")]
+    #[allow(unsafe_code)]
+    // SAFETY: the call reads the parameter, which lives until it returns, and nothing else.
+    let _ = unsafe {
+        let parameter = libc::sched_param { sched_priority: 0 };
+        libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameter)
+    };
+    // Where that is not there or not allowed, it is as every other process.
     let _ = rustix::process::nice(GIVING_WAY);
 }
 

@@ -18,7 +18,7 @@ use braidlog::{
 
 use super::scene::{Place, Scene, places_of, records, said, spoiled};
 
-const HOW: VerifyHow = VerifyHow { jobs: 1, deep: false };
+const HOW: VerifyHow = VerifyHow { jobs: 1, deep: false, rests: 0 };
 
 fn verify(survey: &Survey) -> Verification {
     survey.verify(HOW, &|_, _| {}).expect("readable")

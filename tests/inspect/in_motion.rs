@@ -116,7 +116,7 @@ fn look(directory: &Directory, written: &Written, look: usize) {
         }
         3 => {
             hold();
-            let how = VerifyHow { jobs: 1, deep: look.is_multiple_of(2) };
+            let how = VerifyHow { jobs: 1, deep: look.is_multiple_of(2), rests: 0 };
             let found = survey.verify(how, &|_, _| {}).expect("readable");
             assert!(!found.is_corrupt(), "{:?} {:?}", found.findings, found.losses);
         }

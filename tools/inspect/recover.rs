@@ -85,7 +85,7 @@ pub(crate) fn run(context: &mut Context, args: &RecoverArgs) -> Result<Exit, Fai
     let found = salvage(&survey, &mut store, &mut |_| {})?;
     let built = store.finish()?;
     let jobs = std::thread::available_parallelism().map_or(1, |count| count.get());
-    let verified = survey.verify(VerifyHow { jobs, deep: false }, &|_, _| {})?;
+    let verified = survey.verify(VerifyHow { jobs, deep: false, rests: 0 }, &|_, _| {})?;
     let unattributed = verified.unattributed(&survey, &found.losses);
     let is_whole = found.losses.is_empty() && found.left_out.is_empty() && unattributed.is_empty();
     let exit = if is_whole { Exit::Ok } else { Exit::Corrupt };

@@ -36,7 +36,8 @@ pub(crate) struct VerifyArgs {
     /// Read every run frame by frame, too: chains, numbers, states
     #[arg(long)]
     deep: bool,
-    /// Threads [default: as many as there are cores; one while a process has the store open]
+    /// Threads [default: as many as there are cores; while a process has the store open, one that rests
+    /// two thirds of the time]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
     /// No list of files, only what is wrong and the sum
@@ -131,10 +132,13 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
     let clock = directory.platform().clock.clone();
     let begun = clock.mono();
     let survey = directory.survey()?;
-    let is_quiet = directory.holder() == Holder::Nobody;
-    let jobs = args.jobs.map_or_else(|| if is_quiet { cores() } else { 1 }, NonZeroUsize::get);
+    let (jobs, rests) = match args.jobs {
+        Some(jobs) => (jobs.get(), 0),
+        None if directory.holder() == Holder::Nobody => (cores(), 0),
+        None => (1, RESTS_BESIDE_A_SERVER),
+    };
     let bar = Bar::new(context.json);
-    let how = VerifyHow { jobs, deep: args.deep };
+    let how = VerifyHow { jobs, deep: args.deep, rests };
     let found = survey.verify(how, &|done, total| bar.show(done, total))?;
     bar.end();
     let took = clock.mono().saturating_sub(begun);
@@ -156,6 +160,9 @@ pub(crate) fn run(context: &mut Context, args: &VerifyArgs) -> Result<Exit, Fail
     }
     Ok(exit)
 }
+
+/// How often as long as it worked `verify` rests while a process has the store open.
+const RESTS_BESIDE_A_SERVER: u32 = 2;
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
