@@ -12,7 +12,7 @@
 use std::{collections::BTreeMap, env, fs, path::Path, sync::OnceLock};
 
 use braidlog::{
-    format::{SECTOR_BYTES, identity::StoreIdentity},
+    format::{SECTOR_BYTES, identity::StoreIdentity, wire},
     offline::{Directory, Item, NewStore, RunFilter, RunLog, Survey, VerifyHow, salvage},
     platform::sim::{self, SimClock, SimDisk},
     sabotage::{self, Bug},
@@ -65,8 +65,8 @@ fn read(survey: &Survey) -> Vec<Seen> {
         let mut log = RunLog::open(survey, run.name_hash, run.run_no)?;
         while let Some(item) = log.next_item()? {
             if let Item::Frame(frame, _) = item {
-                for record in frame.records().flatten() {
-                    seen.push((run.run_no.0, record.seq.0, record.data.to_vec()));
+                for record in wire::decode_all(frame.records()).flatten() {
+                    seen.push((run.run_no.0, record.seq, record.data.to_vec()));
                 }
             }
         }

@@ -15,7 +15,7 @@ use crate::{
         Damage, PAGE_BYTES,
         frame::Frame,
         pack::{self, BLOCK_ALIGN, BLOCK_HEADER_BYTES, BlockPlace, FIRST_BLOCK_AT, RAW_BYTES_MAX},
-        segment,
+        segment::{self, SegmentTail},
     },
     segment::Pack,
 };
@@ -268,44 +268,67 @@ pub(super) fn check_blocks(pack: &Pack, blocks: &[Block]) -> Result<Checked, Err
     Ok(checked)
 }
 
-/// Checks what a block holds: frames, and between them descriptions of segments that the directory
-/// has too.
-fn check_raw(pack: &Pack, block: &Block, raw: &Bytes) -> Result<Checked, Damage> {
+/// What a block holds: frames, and between them descriptions of segments.
+pub(super) enum Held {
+    Frame(Frame),
+    /// A description, where it begins in the raw block, and its bytes.
+    Segment(SegmentTail, u32, u32),
+}
+
+/// Gives all that a raw block holds to `visit`, in its order.
+///
+/// # Errors
+/// What cannot be, and what `visit` says.
+pub(super) fn each_held(
+    raw: &Bytes,
+    visit: &mut impl FnMut(Held) -> Result<(), Damage>,
+) -> Result<(), Damage> {
     debug_assert!(raw.len() <= RAW_BYTES_MAX);
-    let mut checked = Checked { raw_bytes: raw.len() as u64, ..Checked::default() };
     let described = pack::described(raw)?;
     let table = raw.len() - 4 - described.len() * 8;
     let mut at = 0;
-    for &(offset, len) in &described {
+    let each_frame = |range: Range<usize>, visit: &mut dyn FnMut(Held) -> Result<(), Damage>| {
+        let frames = raw.get(range).ok_or(Damage::Short)?;
+        Frame::split(raw.slice_ref(frames)).try_for_each(|frame| visit(Held::Frame(frame?)))
+    };
+    for (offset, len) in described {
         let (begin, end) = (offset as usize, (offset + len) as usize);
-        let frames = raw.get(at..begin).ok_or(Damage::Short)?;
-        check_frames(&raw.slice_ref(frames), &mut checked)?;
-        let tail = segment::decode(&raw.slice(begin..end))?;
-        // A directory that is damaged is told by itself.
-        if let Ok(entries) = pack.entries_of(tail.head.name_hash) {
-            let is_listed = entries.iter().any(|entry| {
-                entry.head == tail.head
-                    && (entry.block, entry.offset, entry.len) == (block.position, offset, len)
-            });
-            if !is_listed {
-                let (found, expected) = (tail.head.run_no.0, tail.head.run_no.0);
-                return Err(Damage::Misplaced { what: "segment", found, expected });
-            }
-        }
-        checked.described += 1;
+        each_frame(at..begin, visit)?;
+        visit(Held::Segment(segment::decode(&raw.slice(begin..end))?, offset, len))?;
         at = end;
     }
-    check_frames(&raw.slice(at..table), &mut checked)?;
-    Ok(checked)
+    each_frame(at..table, visit)
 }
 
-fn check_frames(bytes: &Bytes, checked: &mut Checked) -> Result<(), Damage> {
-    for frame in Frame::split(bytes.clone()) {
-        let frame = frame?;
-        checked.frames += 1;
-        checked.records += u64::from(if frame.is_stub() { 0 } else { frame.header.count });
-    }
-    Ok(())
+/// Checks what a block holds: also that the directory has the segments that are described there.
+fn check_raw(pack: &Pack, block: &Block, raw: &Bytes) -> Result<Checked, Damage> {
+    let mut checked = Checked { raw_bytes: raw.len() as u64, ..Checked::default() };
+    each_held(raw, &mut |held| {
+        match held {
+            Held::Frame(frame) => {
+                checked.frames += 1;
+                checked.records += u64::from(if frame.is_stub() { 0 } else { frame.header.count });
+            }
+            Held::Segment(tail, offset, len) => {
+                // A directory that is damaged is told by itself.
+                let entries = pack.entries_of(tail.head.name_hash).ok();
+                let is_listed = entries.is_none_or(|entries| {
+                    entries.iter().any(|entry| {
+                        entry.head == tail.head
+                            && (entry.block, entry.offset, entry.len)
+                                == (block.position, offset, len)
+                    })
+                });
+                if !is_listed {
+                    let (found, expected) = (tail.head.run_no.0, tail.head.run_no.0);
+                    return Err(Damage::Misplaced { what: "segment", found, expected });
+                }
+                checked.described += 1;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(checked)
 }
 
 /// Checks pages, directory and bloom filter, given what was found in the blocks.

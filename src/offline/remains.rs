@@ -12,14 +12,14 @@ use std::{collections::BTreeMap, ops::Range};
 
 use bytes::Bytes;
 
-use super::pack_check;
+use super::pack_check::{self, Held, each_held};
 use crate::{
     error::Error,
     format::{
         Damage,
         frame::{Frame, FrameHeader},
-        pack::{self, Entry, FIRST_BLOCK_AT},
-        segment::{self, SegmentHead},
+        pack::{Entry, FIRST_BLOCK_AT},
+        segment::SegmentHead,
     },
     record::{RunNo, Seq},
     segment::{Blocks, Pack, Segment},
@@ -55,7 +55,7 @@ impl Remains {
                 other => other?,
             };
             // What is sound and yet no block of segments is as good as damaged.
-            let Ok(content) = Content::of(raw) else { continue };
+            let Ok(content) = Content::of(&raw) else { continue };
             remains.note_unknown(known_to..block.position);
             known_to = block.end();
             let place = (block.position, block.len);
@@ -115,7 +115,7 @@ impl Remains {
         let holding = self.holding.get(&head.run_no).and_then(|holding| holding.get(n));
         let Some(&(position, len)) = holding else { return Ok(None) };
         let raw = blocks.get(&segment.pack, position, len)?;
-        let mut frames = Content::of(raw).map_err(|damage| segment.damaged(damage))?.frames;
+        let mut frames = Content::of(&raw).map_err(|damage| segment.damaged(damage))?.frames;
         frames.retain(|frame| is_of(head, frame.header.run_no, frame.header.first_seq));
         Ok(Some((position, frames)))
     }
@@ -135,30 +135,15 @@ struct Content {
 }
 
 impl Content {
-    fn of(raw: Bytes) -> Result<Self, Damage> {
-        let described = pack::described(&raw)?;
-        let table = raw.len() - 4 - described.len() * 8;
-        let (mut content, mut at) = (Self::default(), 0);
-        for (offset, len) in described {
-            let (begin, end) = (offset as usize, (offset + len) as usize);
-            if begin < at {
-                return Err(Damage::Short);
+    fn of(raw: &Bytes) -> Result<Self, Damage> {
+        let mut content = Self::default();
+        each_held(raw, &mut |held| {
+            match held {
+                Held::Frame(frame) => content.frames.push(frame),
+                Held::Segment(tail, offset, len) => content.heads.push((tail.head, offset, len)),
             }
-            content.split(raw.slice(at..begin))?;
-            content.heads.push((segment::decode(&raw.slice(begin..end))?.head, offset, len));
-            at = end;
-        }
-        if table < at {
-            return Err(Damage::Short);
-        }
-        content.split(raw.slice(at..table))?;
+            Ok(())
+        })?;
         Ok(content)
-    }
-
-    fn split(&mut self, bytes: Bytes) -> Result<(), Damage> {
-        for frame in Frame::split(bytes) {
-            self.frames.push(frame?);
-        }
-        Ok(())
     }
 }

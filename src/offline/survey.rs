@@ -776,7 +776,7 @@ impl Survey {
     }
 
     /// Reads a frame of the journal again; none if its slot has left the journal meanwhile: then it is
-    /// in a pack, of which [`newer`](Self::newer) tells.
+    /// in a pack that a later survey has.
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::Io`].

@@ -71,6 +71,30 @@ impl Scene {
         })
     }
 
+    /// A directory of a store that was closed, with packs of many blocks: runs of several blocks, and
+    /// small ones between them.
+    pub(crate) fn packed() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("runtime").block_on(async {
+            let folder = tempfile::tempdir().expect("folder");
+            let dir = folder.path().join("data");
+            let slots = Options { slot_bytes_first: 1 << 20, slot_bytes: 1 << 20, ..options(&dir) };
+            let store = Store::open(slots).expect("opens");
+            let mut rng = sim::SimRng::new(5);
+            for round in 0..12u64 {
+                for run in 0..6u64 {
+                    let mut body = vec![0; if run < 2 { 60_000 } else { 500 }];
+                    rng.fill(&mut body);
+                    let name = format!("run-{run}");
+                    append(&store, &name, "out", &[body, vec![round as u8; 40]]).await;
+                }
+            }
+            store.flush().await.expect("flushed");
+            store.close().await.expect("closed");
+            Self::of(&dir)
+        })
+    }
+
     pub(crate) fn put(&self, path: &str, bytes: &[u8]) {
         self.disk.write_file(path, bytes);
     }
