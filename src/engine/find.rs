@@ -70,7 +70,13 @@ impl Shared {
                 self.check_open()?;
                 match shard.whereabouts(key, &self.packs) {
                     Whereabouts::Here(run_no) => {
-                        let is_gone = self.is_forgotten(shard.run(run_no));
+                        let run = shard.run(run_no);
+                        // A newer run of the name may be in a pack that is lost.
+                        if run.is_deleted() {
+                            let hash = name_hash(&key.namespace, &key.run_id);
+                            self.packs.shelf().check_known(hash)?;
+                        }
+                        let is_gone = self.is_forgotten(run);
                         return Ok((shard, (!is_gone).then_some(run_no)));
                     }
                     Whereabouts::Absent => return Ok((shard, None)),

@@ -101,15 +101,22 @@ impl Shelf {
         self.lost.values().any(|lost| lost.may_hold(name_hash))
     }
 
+    /// Whether no pack that cannot be opened may hold segments of a name.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] of one that may.
+    pub fn check_known(&self, name_hash: u64) -> Result<(), Error> {
+        let lost = self.lost.values().find(|lost| lost.may_hold(name_hash));
+        lost.map_or(Ok(()), |lost| Err(lost.error.clone()))
+    }
+
     /// All segments under a name's hash, whichever runs they belong to, in no particular order.
     ///
     /// # Errors
     /// [`Error::Corrupt`] of a pack that cannot be opened and may hold some of them, or of one whose
     /// directory cannot be read: nothing can be said to be absent then, nor to be the last.
     pub fn named(&self, name_hash: u64) -> Result<Vec<Segment>, Error> {
-        if let Some(lost) = self.lost.values().find(|lost| lost.may_hold(name_hash)) {
-            return Err(lost.error.clone());
-        }
+        self.check_known(name_hash)?;
         let mut found = Vec::new();
         for pack in self.packs.values() {
             let entries = pack.entries_of(name_hash)?;
