@@ -756,6 +756,7 @@ mod stored {
         assert!(bytes < 100_000 * 100, "{} bytes for each run", bytes / 100_000);
     }
 
+    /// `cargo test --release --test index -- --ignored figures --nocapture`
     #[test]
     #[ignore = "prints figures: a minute, alone, in a release build"]
     fn figures_of_a_million_runs() {

@@ -242,7 +242,8 @@ impl Killer<'_> {
     }
 }
 
-/// Not a test: the process of a worker.
+/// Not a test: the process of a worker, which the other one starts. By hand, beside `braidlog serve`:
+/// `UNDER_FIRE_WORKER_OF=http://127.0.0.1:4480 cargo test --test under_fire -- --ignored`
 #[test]
 #[ignore = "a part of the other test, in processes of its own"]
 fn works_until_it_is_killed() {

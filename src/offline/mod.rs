@@ -10,7 +10,10 @@
 //! A [`NewStore`] is the one thing that is written: another directory, made of runs.
 //!
 //! Beside a running server files change while they are read: slots are written, used again, packs
-//! are replaced. [`Directory::survey`] looks again until what it finds stays the same.
+//! are replaced. A survey is of one moment all the same: the newest slot is read as far as it went when
+//! its turn came, and the manifest once more behind the journal, since what left the journal meanwhile is
+//! in packs. Where a frame leaves it later, a log goes on in a survey of then, as far as it went before.
+//! What looks damaged is believed when it comes again.
 //!
 //! What it deliberately does not do: repair, or change anything that is there; decide what a start of the store
 //! would do with the directory (that is [`recovery::plan`](crate::recovery::plan), which

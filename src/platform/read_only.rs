@@ -109,11 +109,11 @@ impl File for ReadOnlyFile {
         Ok(())
     }
 
-    /// Nothing: the pages are what a running server reads from.
     fn will_need(&self, position: u64, len: u64) {
         self.inner.will_need(position, len);
     }
 
+    /// Nothing: the pages are what a running server reads from.
     fn drop_cache(&self) -> io::Result<()> {
         Ok(())
     }

@@ -2,6 +2,9 @@
 //! looked at. What was there when a look began is told, and nothing is taken for damaged.
 
 use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
@@ -9,8 +12,11 @@ use std::{
 
 use braidlog::{
     Append, Error, IfAbsent, NewRecord, Options, RunKey, Store,
+    journal::scan::{Ended, Next, SlotFile},
     offline::{Directory, Item, LookError, RunFilter, Survey, VerifyHow},
 };
+
+use super::scene::Scene;
 
 const RUNS: usize = 4;
 const LOOKS: usize = 20;
@@ -126,6 +132,56 @@ fn look(directory: &Directory, written: &Written, look: usize) {
             Err(error) => panic!("{error}"),
         },
     }
+}
+
+#[test]
+fn a_look_at_a_slot_that_grows_ends_where_the_slot_ended_when_it_began() {
+    let scene = Scene::killed();
+    let survey = scene.survey();
+    let seen = survey.slots.last().expect("a slot");
+    let [.., _, newest] = &seen.blocks[..] else { panic!("too few blocks") };
+    let (path, at) = (seen.path.as_str(), newest.position as usize);
+    let block = &scene.files[path][at..at + newest.header.disk_bytes()];
+    let header = seen.header.expect("sound");
+    let count = |is_frozen: bool| {
+        scene.disk.overwrite(path, newest.position, &vec![0; block.len()]);
+        let file = SlotFile::open(&*scene.platform().vfs, seen.path.clone()).expect("there");
+        let file = if is_frozen { file.as_of_now().expect("read") } else { file };
+        scene.disk.overwrite(path, newest.position, block);
+        let (block_no, prev_crc) = (header.first_block_no, header.prev_crc);
+        let mut next = Next { block_no, prev_crc, previous_clean: false };
+        let mut found = 0;
+        let ended = file.scan(&header, &mut next, None, |_| {
+            found += 1;
+            Ok(())
+        });
+        (found, ended.expect("sound"))
+    };
+    let before = Ended::EndOfLog { torn: false, position: newest.position };
+    assert_eq!(count(true), (seen.blocks.len() - 1, before));
+    assert_eq!(count(false).0, seen.blocks.len());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn beside_a_store_that_somebody_has_open_the_tool_runs_where_nobody_else_does() {
+    const SCHED_IDLE: &str = "5";
+    let folder = tempfile::tempdir().expect("folder");
+    let dir = folder.path().join("data");
+    let store = Store::open(Options::new(&dir)).expect("opens");
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_braidlog-inspect"));
+    tool.arg("--data-dir").arg(&dir).args(["watch", "--json"]);
+    let mut tool = tool.stdout(Stdio::piped()).spawn().expect("starts");
+    // Its first line comes when it has looked.
+    let mut line = String::new();
+    BufReader::new(tool.stdout.as_mut().expect("piped")).read_line(&mut line).expect("read");
+    let stat = fs::read_to_string(format!("/proc/{}/stat", tool.id())).expect("it runs");
+    tool.kill().expect("ends");
+    tool.wait().expect("ended");
+    let behind_name = stat.rsplit_once(')').expect("a name").1;
+    // The policy is field 41 of proc(5); the first behind the name is field 3.
+    assert_eq!(behind_name.split_whitespace().nth(41 - 3), Some(SCHED_IDLE), "{stat}");
+    drop(store);
 }
 
 #[test]

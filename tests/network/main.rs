@@ -72,6 +72,8 @@ fn told<'a>(lines: &'a [String], word: &str) -> &'a str {
     lines.iter().find_map(|line| line.strip_prefix(word)).expect("it is told")
 }
 
+/// Not a test: the process of a history, which the others start. By hand:
+/// `BRAIDLOG_HISTORY=1 cargo test --all-features --test network -- --ignored --nocapture`
 #[test]
 #[ignore = "the others have it played"]
 fn a_history_is_played_apart() {
