@@ -217,8 +217,8 @@ impl Survey {
         if is_live {
             survey.catch_up(&mut unlisted)?;
         }
-        survey.see_unlisted(unlisted, end)?;
         survey.see_packs()?;
+        survey.see_unlisted(unlisted, end)?;
         survey.see_leftovers()?;
         Ok(survey)
     }
@@ -278,7 +278,9 @@ impl Survey {
             return Ok(());
         }
         let is_listed = |slot: &ListedSlot| now.live.slots.contains(slot);
-        unlisted.retain(|(slot, _)| !is_listed(slot));
+        // What came since is listed, or has left the journal again.
+        let newest = now.live.slots.iter().map(|slot| slot.file_seq).max();
+        unlisted.retain(|(slot, _)| newest < Some(slot.file_seq));
         self.slots.retain(|seen| is_listed(&seen.listed));
         let kept: BTreeSet<u64> = self.slots.iter().map(|seen| seen.listed.file_seq).collect();
         self.problems.retain(|problem| self.slots.iter().any(|seen| seen.path == problem.file));

@@ -3,9 +3,13 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader},
+    path::PathBuf,
     process::{Command, Stdio},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -14,6 +18,7 @@ use braidlog::{
     Append, Error, IfAbsent, NewRecord, Options, RunKey, Store,
     journal::scan::{Ended, Next, SlotFile},
     offline::{Directory, Item, LookError, RunFilter, Survey, VerifyHow},
+    platform::{File, Open, Platform, RelPath, Space, Vfs},
 };
 
 use super::scene::Scene;
@@ -78,12 +83,12 @@ fn look(directory: &Directory, written: &Written, look: usize) {
     let survey = directory.survey().expect("a store");
     assert_eq!(survey.problems, [], "nothing is damaged");
     // Whoever reads takes so much time that what he began with has left the journal.
-    let oldest = survey.slots.first().expect("a slot").listed.file_seq;
-    let mut has_left = false;
+    let oldest = survey.slots.first().map(|slot| slot.listed.file_seq);
+    let mut has_left = oldest.is_none();
     let mut hold = || {
         while !has_left {
             let now = directory.survey().expect("a store");
-            has_left = now.slots.iter().all(|slot| slot.listed.file_seq != oldest);
+            has_left = now.slots.iter().all(|slot| Some(slot.listed.file_seq) != oldest);
         }
     };
     match look % 5 {
@@ -132,6 +137,72 @@ fn look(directory: &Directory, written: &Written, look: usize) {
             Err(error) => panic!("{error}"),
         },
     }
+}
+
+/// A disk on which a slot leaves the journal whenever one is opened.
+struct Slow {
+    disk: Arc<dyn Vfs>,
+    /// The same directory, with nothing in between.
+    directory: Directory,
+}
+
+impl Slow {
+    fn oldest_slot(&self) -> u64 {
+        let survey = self.directory.survey().expect("a store");
+        survey.live.slots.first().expect("a slot").file_seq
+    }
+}
+
+impl Vfs for Slow {
+    fn open(&self, path: &RelPath, how: Open) -> io::Result<Arc<dyn File>> {
+        let opened = self.disk.open(path, how)?;
+        if path.as_str().starts_with("journal/slot-") {
+            let oldest = self.oldest_slot();
+            while self.oldest_slot() == oldest {
+                thread::yield_now();
+            }
+        }
+        Ok(opened)
+    }
+
+    fn create_dir(&self, path: &RelPath) -> io::Result<()> {
+        self.disk.create_dir(path)
+    }
+
+    fn list(&self, path: &RelPath) -> io::Result<Vec<String>> {
+        self.disk.list(path)
+    }
+
+    fn rename(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn unlink(&self, path: &RelPath) -> io::Result<()> {
+        self.disk.unlink(path)
+    }
+
+    fn sync_dir(&self, path: &RelPath) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+
+    fn lock(&self, path: &RelPath) -> io::Result<Box<dyn Send + Sync>> {
+        self.disk.lock(path)
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        self.disk.space()
+    }
+
+    fn location(&self) -> PathBuf {
+        self.disk.location()
+    }
+}
+
+/// A disk of this directory on which every look takes long.
+fn slow(directory: &Directory) -> Directory {
+    let platform = directory.platform().clone();
+    let slow = Slow { disk: platform.vfs.clone(), directory: directory.clone() };
+    Directory::on(Platform { vfs: Arc::new(slow), ..platform })
 }
 
 #[test]
@@ -216,6 +287,9 @@ fn what_leaves_the_journal_while_it_is_read_is_neither_damaged_nor_missing() {
         let directory = Directory::open(folder.path()).expect("there");
         let first = slots_used();
         (0..LOOKS).for_each(|n| look(&directory, &written, n));
+        // And with slots that leave the journal while it is surveyed.
+        let slow = slow(&directory);
+        (0..3).for_each(|n| look(&slow, &written, n));
         let used = slots_used() - first;
         println!("{LOOKS} looks while {used} slots were used");
         assert!(LOOKS as u64 <= used, "{used} slots were used: too few are read while they change");
