@@ -125,19 +125,25 @@ impl SlotFile {
     /// # Errors
     /// Whatever the operating system says.
     pub fn as_of_now(mut self) -> io::Result<Self> {
+        self.stop_at = self.written()?;
+        Ok(self)
+    }
+
+    /// Where what was written ends by now: what no block was written to is zero.
+    ///
+    /// # Errors
+    /// Whatever the operating system says.
+    pub fn written(&self) -> io::Result<u64> {
         let mut end = self.bytes;
-        // What no block was written to is zero.
         while 0 < end {
             let from = end.saturating_sub(WINDOW_BYTES as u64);
             let window = self.window(from, (end - from) as usize)?;
             if let Some(last) = window.bytes.iter().rposition(|byte| *byte != 0) {
-                end = from + last as u64 + 1;
-                break;
+                return Ok(from + last as u64 + 1);
             }
             end = from;
         }
-        self.stop_at = end;
-        Ok(self)
+        Ok(0)
     }
 
     /// Says that all of the file will soon be read.

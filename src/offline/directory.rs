@@ -7,7 +7,8 @@ use std::{
 };
 
 use super::{
-    survey::Survey,
+    still,
+    survey::{Survey, find_store},
     walk::{BETWEEN_LOOKS, LOOKS_MAX},
 };
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     format::file_name,
     platform::{Open, Platform, os, read_only},
     record::Seq,
-    recovery::{self, Plan},
+    recovery::{self, Plan, Summary},
 };
 
 /// A data directory, to be looked at and not touched.
@@ -169,32 +170,55 @@ impl Directory {
     }
 
     /// What a start of the store would find, or why it would refuse. Reads only. If somebody has the
-    /// store open, or may have, damage is believed when it is met twice in a row: what was being
-    /// written while it was read is whole the next time.
+    /// store open, or may have, it is what a start would find if the store ended at this moment; what
+    /// is wrong is believed when it is met twice in a row, since what was being written, or was
+    /// written over, while it was read is another thing the next time.
     ///
     /// # Errors
-    /// [`LookError::InMotion`].
+    /// [`LookError::NoStore`]; [`LookError::InMotion`]; [`LookError::Io`].
     pub fn plan(&self) -> Result<Result<Plan, OpenError>, LookError> {
-        let is_quiet = self.holder() == Holder::Nobody;
-        let mut met: Option<Corruption> = None;
+        find_store(&self.platform)?;
+        if self.holder() == Holder::Nobody {
+            return Ok(recovery::plan(&self.platform));
+        }
+        let mut before = None;
         for _ in 0..PLANS_MAX {
-            let plan = recovery::plan(&self.platform);
-            match &plan {
-                Err(OpenError::Corrupt { corruption, .. }) if !is_quiet => {
-                    if met.as_ref() == Some(corruption) {
-                        return Ok(plan);
-                    }
-                    met = Some(corruption.clone());
-                }
-                // A file may just have been replaced.
-                Err(OpenError::Io { .. }) if !is_quiet => {}
-                _ => return Ok(plan),
+            let plan = still::at_this_moment(&self.platform)
+                .map_err(OpenError::from)
+                .and_then(|platform| recovery::plan(&platform));
+            let doubt = Doubt::of(&plan);
+            if doubt.is_none() || doubt == before {
+                return Ok(plan);
             }
+            before = doubt;
             sleep(BETWEEN_LOOKS);
         }
-        match met {
-            Some(_) => Err(LookError::InMotion),
-            None => Ok(recovery::plan(&self.platform)),
+        Err(LookError::InMotion)
+    }
+}
+
+/// What a running store may only seem to have.
+#[derive(Debug, PartialEq, Eq)]
+enum Doubt {
+    /// Damage, so that a start would refuse.
+    Damage(Corruption),
+    /// A block that is not whole, behind so many that are.
+    Torn(u64),
+    /// So many packs that cannot be opened.
+    Lost(u64),
+    /// A file that cannot be read.
+    Unreadable(io::ErrorKind),
+}
+
+impl Doubt {
+    fn of(plan: &Result<Plan, OpenError>) -> Option<Self> {
+        match plan.as_ref().map(Plan::summary) {
+            Err(OpenError::Corrupt { corruption, .. }) => Some(Self::Damage(corruption.clone())),
+            Err(OpenError::Io { source, .. }) => Some(Self::Unreadable(source.kind())),
+            Err(_) => None,
+            Ok(Summary { packs_lost: lost @ 1.., .. }) => Some(Self::Lost(lost)),
+            Ok(Summary { torn: true, blocks, .. }) => Some(Self::Torn(blocks)),
+            Ok(_) => None,
         }
     }
 }

@@ -212,6 +212,9 @@ impl Survey {
         let file = SlotFile::open(vfs, path.clone())?;
         let page = file.bytes_at(0, PAGE_BYTES)?;
         let header = match slot::decode(&page, kind) {
+            Err(_) if kind == SlotKind::Journal && self.is_spare(&path) => {
+                return explain_spare(&file, position);
+            }
             Ok(header) if PAGE_BYTES as u64 <= position => header,
             decoded => return Ok(explain_slot_page(&page, kind, decoded)),
         };
@@ -226,6 +229,15 @@ impl Survey {
             return Ok(explained);
         }
         Ok(explain_block(&bytes, at, found, &header))
+    }
+
+    /// Whether a slot waits for its next use, or has left the journal since the survey.
+    fn is_spare(&self, path: &RelPath) -> bool {
+        let mut spare = self.spare_slots.iter().map(|&(slot, _)| file_name::slot(slot));
+        spare.any(|spare| spare == *path)
+            || self.slots.iter().any(|seen| {
+                self.is_live() && seen.path == *path && self.has_left(seen.listed.file_seq)
+            })
     }
 
     /// The frame that a place of a block lies in; none if it lies in none.
@@ -410,6 +422,17 @@ fn explain_nothing(file: &SlotFile, position: u64) -> Result<Explained, LookErro
         wrong: None,
         notes,
     })
+}
+
+/// A slot that is no part of the journal is zeroed for its next use, from its header on: nothing says
+/// any more what else is in it, and nothing in it is wrong.
+fn explain_spare(file: &SlotFile, position: u64) -> Result<Explained, LookError> {
+    let mut explained = explain_nothing(file, position)?;
+    explained.what = "page of a spare slot";
+    explained.fields.iter_mut().for_each(|field| field.is_sound = None);
+    explained.notes =
+        vec!["no part of the journal: zeroed, or being zeroed, for its next use".to_owned()];
+    Ok(explained)
 }
 
 fn explain_slot_page(

@@ -13,6 +13,7 @@
 //! are replaced. A survey is of one moment all the same: the newest slot is read as far as it went when
 //! its turn came, and the manifest once more behind the journal, since what left the journal meanwhile is
 //! in packs. Where a frame leaves it later, a log goes on in a survey of then, as far as it went before.
+//! Recovery, which must see all of the journal as it would find it, reads files that stand still.
 //! What looks damaged is believed when it comes again.
 //!
 //! What it deliberately does not do: repair, or change anything that is there; decide what a start of the store
@@ -27,6 +28,7 @@ mod names;
 mod pack_check;
 mod remains;
 mod salvage;
+mod still;
 mod stretch;
 mod survey;
 mod verify;

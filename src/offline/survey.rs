@@ -231,15 +231,7 @@ impl Survey {
 
     /// What the store is, and which of its files are alive.
     fn listed(platform: Platform, is_live: bool) -> Result<Self, LookError> {
-        let names = platform.vfs.list(&file_name::root())?;
-        let is_there = |path: RelPath| names.iter().any(|name| *name == *path.name());
-        let has_store = is_there(file_name::store())
-            || is_there(file_name::current())
-            || names.iter().any(|name| file_name::parse_manifest(name).is_some());
-        if !has_store {
-            let location = platform.vfs.location().display().to_string();
-            return Err(LookError::NoStore { location });
-        }
+        let names = find_store(&platform)?;
         let mut survey = Self {
             platform,
             is_live,
@@ -792,7 +784,7 @@ impl Survey {
 
     /// Whether a slot of the journal has left it since it was read. Where that cannot be told, it has
     /// not.
-    fn has_left(&self, file_seq: u64) -> bool {
+    pub(super) fn has_left(&self, file_seq: u64) -> bool {
         Self::listed_slots(&self.platform)
             .is_some_and(|slots| slots.iter().all(|slot| slot.file_seq != file_seq))
     }
@@ -909,6 +901,23 @@ impl Problem {
 }
 
 /// Reads a small file; [`Damage::Missing`] if it is not there.
+/// The names in a directory that has something of a store.
+///
+/// # Errors
+/// [`LookError::NoStore`], [`LookError::Io`].
+pub(super) fn find_store(platform: &Platform) -> Result<Vec<String>, LookError> {
+    let names = platform.vfs.list(&file_name::root())?;
+    let is_there = |path: RelPath| names.iter().any(|name| *name == *path.name());
+    let has_store = is_there(file_name::store())
+        || is_there(file_name::current())
+        || names.iter().any(|name| file_name::parse_manifest(name).is_some());
+    if has_store {
+        return Ok(names);
+    }
+    let location = platform.vfs.location().display().to_string();
+    Err(LookError::NoStore { location })
+}
+
 fn small(vfs: &dyn Vfs, path: &RelPath) -> io::Result<Result<Vec<u8>, Damage>> {
     match read_from_disk(vfs, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(Damage::Missing)),

@@ -257,6 +257,25 @@ fn whatever_byte_is_wrong_exactly_what_it_hits_is_named() {
 }
 
 #[test]
+fn a_slot_that_waits_for_its_next_use_is_not_damaged_however_far_it_is_zeroed() {
+    let scene = Scene::killed();
+    let used = scene.files.iter().find(|(path, _)| path.starts_with("journal/")).expect("a slot").1;
+    for zeroed in (0..=used.len()).step_by(PAGE_BYTES) {
+        let mut slot = used.clone();
+        slot[..zeroed].fill(0);
+        scene.put("journal/slot-77", &slot);
+        let survey = scene.survey();
+        assert!(survey.spare_slots.iter().any(|(slot, _)| *slot == 77));
+        for position in (0..used.len() as u64).step_by(PAGE_BYTES / 2) {
+            let explained = survey.explain("journal/slot-77", position).expect("a place");
+            assert_eq!(explained.damage, None, "{zeroed} bytes zeroed, at {position}");
+            let is_spare = explained.what == "page of a spare slot";
+            assert_eq!(is_spare, 0 < zeroed, "{zeroed} bytes zeroed, at {position}");
+        }
+    }
+}
+
+#[test]
 fn an_end_cut_off_in_what_was_never_acknowledged_is_no_corruption() {
     let scene = Scene::killed();
     let survey = scene.survey();

@@ -45,19 +45,26 @@ fn key(run: usize) -> RunKey {
     RunKey::new(format!("run-{run}"))
 }
 
-async fn write(store: &Store, run: usize, written: &Written) {
-    let body = vec![run as u8 + 1; 300];
-    while !written.is_over.load(Ordering::Relaxed) {
-        let records = (0..8).map(|_| NewRecord::new(body.clone())).collect();
+async fn append(store: &Store, run: usize, records: usize) {
+    let key = key(run);
+    loop {
+        let records = (0..records).map(|_| NewRecord::new(vec![run as u8 + 1; 300])).collect();
         let append = Append { stream: "out".into(), records, ..Append::default() };
-        match store.append(&key(run), append, IfAbsent::Create).await {
-            Ok(_) => drop(written.acknowledged[run].fetch_add(8, Ordering::Relaxed)),
-            // It is written faster than it is copied.
+        match store.append(&key, append, IfAbsent::Create).await {
+            Ok(_) => return,
+            // It is written faster than slots are made, or emptied.
             Err(Error::Busy { retry_after_ms }) => {
                 tokio::time::sleep(Duration::from_millis(retry_after_ms)).await;
             }
             Err(error) => panic!("{error}"),
         }
+    }
+}
+
+async fn write(store: &Store, run: usize, written: &Written) {
+    while !written.is_over.load(Ordering::Relaxed) {
+        append(store, run, 8).await;
+        written.acknowledged[run].fetch_add(8, Ordering::Relaxed);
     }
 }
 
@@ -139,29 +146,16 @@ fn look(directory: &Directory, written: &Written, look: usize) {
     }
 }
 
-/// A disk on which a slot leaves the journal whenever one is opened.
-struct Slow {
+/// A disk on which something happens whenever a file is opened.
+struct Eventful {
     disk: Arc<dyn Vfs>,
-    /// The same directory, with nothing in between.
-    directory: Directory,
+    when_opened: Box<dyn Fn(&RelPath) + Send + Sync>,
 }
 
-impl Slow {
-    fn oldest_slot(&self) -> u64 {
-        let survey = self.directory.survey().expect("a store");
-        survey.live.slots.first().expect("a slot").file_seq
-    }
-}
-
-impl Vfs for Slow {
+impl Vfs for Eventful {
     fn open(&self, path: &RelPath, how: Open) -> io::Result<Arc<dyn File>> {
         let opened = self.disk.open(path, how)?;
-        if path.as_str().starts_with("journal/slot-") {
-            let oldest = self.oldest_slot();
-            while self.oldest_slot() == oldest {
-                thread::yield_now();
-            }
-        }
+        (self.when_opened)(path);
         Ok(opened)
     }
 
@@ -198,11 +192,72 @@ impl Vfs for Slow {
     }
 }
 
-/// A disk of this directory on which every look takes long.
-fn slow(directory: &Directory) -> Directory {
+/// The same directory, on such a disk.
+fn eventful(
+    directory: &Directory,
+    when_opened: impl Fn(&RelPath) + Send + Sync + 'static,
+) -> Directory {
     let platform = directory.platform().clone();
-    let slow = Slow { disk: platform.vfs.clone(), directory: directory.clone() };
-    Directory::on(Platform { vfs: Arc::new(slow), ..platform })
+    let disk = Eventful { disk: platform.vfs.clone(), when_opened: Box::new(when_opened) };
+    Directory::on(Platform { vfs: Arc::new(disk), ..platform })
+}
+
+/// The same directory, where a slot leaves the journal whenever one is opened: every look takes long.
+fn slow(directory: &Directory) -> Directory {
+    let same = directory.clone();
+    let oldest_slot = move || {
+        let survey = same.survey().expect("a store");
+        survey.live.slots.first().expect("a slot").file_seq
+    };
+    eventful(directory, move |path| {
+        if path.as_str().starts_with("journal/slot-") {
+            let oldest = oldest_slot();
+            while oldest_slot() == oldest {
+                thread::yield_now();
+            }
+        }
+    })
+}
+
+#[test]
+fn what_is_written_while_a_start_is_simulated_is_not_seen_and_not_taken_for_damage() {
+    let folder = tempfile::tempdir().expect("folder");
+    let runtime = Arc::new(tokio::runtime::Runtime::new().expect("starts"));
+    let options = Options {
+        slot_bytes_first: 64 << 10,
+        slot_bytes: 64 << 10,
+        manifest_bytes: 64 << 10,
+        ..Options::new(folder.path())
+    };
+    let store = Arc::new(Store::open(options).expect("opens"));
+    let go_on = {
+        let (runtime, store) = (runtime.clone(), store.clone());
+        // More than a slot takes.
+        move || (0..20).for_each(|_| runtime.block_on(append(&store, 0, 1)))
+    };
+    go_on();
+    let directory = Directory::open(folder.path()).expect("there");
+    let starts_seen = Arc::new(AtomicU64::new(0));
+    let starts = starts_seen.clone();
+    // Recovery begins with the identity of the store.
+    let busy = eventful(&directory, move |path| {
+        if path.as_str() == "STORE" {
+            starts.fetch_add(1, Ordering::Relaxed);
+            go_on();
+        }
+    });
+    let frames_in = |directory: &Directory| {
+        let plan = directory.plan().expect("seen at one moment").expect("it would start");
+        plan.summary().frames
+    };
+    let before = frames_in(&directory);
+    for written in [0, 20, 40] {
+        assert_eq!(frames_in(&busy), before + written);
+    }
+    assert_eq!(starts_seen.load(Ordering::Relaxed), 3, "the first look sufficed");
+    drop(busy);
+    let store = Arc::into_inner(store).expect("nobody else has it");
+    runtime.block_on(store.close()).expect("closes");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Directories to be looked at: real ones, in memory.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path, thread};
 
 use braidlog::{
     Append, Close, Create, Delete, IfAbsent, Index, NewRecord, Options, Outcome, Retention, RunKey,
@@ -14,21 +14,43 @@ use braidlog::{
 /// A directory in memory, that can be damaged and looked at.
 pub(crate) struct Scene {
     pub(crate) disk: sim::SimDisk,
-    pub(crate) files: BTreeMap<String, Vec<u8>>,
+    pub(crate) files: Files,
 }
 
 /// A record: its run, seq, stream and index.
 pub(crate) type Place = (RunNo, u64, u32, u64);
 
-fn load(dir: &Path, at: &str, files: &mut BTreeMap<String, Vec<u8>>) {
-    for entry in fs::read_dir(dir).expect("folder") {
-        let entry = entry.expect("entry");
+/// Files by their paths.
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn load(dir: &Path, at: &str, files: &mut Files) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
         let name = format!("{at}{}", entry.file_name().to_string_lossy());
         match entry.path().is_dir() {
             true if name == "index" => {}
-            true => load(&entry.path(), &format!("{name}/"), files),
+            true => load(&entry.path(), &format!("{name}/"), files)?,
             false if name == "LOCK" => {}
-            false => drop(files.insert(name, fs::read(entry.path()).expect("file"))),
+            false => drop(files.insert(name, fs::read(entry.path())?)),
+        }
+    }
+    Ok(())
+}
+
+fn loaded(dir: &Path) -> io::Result<Files> {
+    let mut files = Files::new();
+    load(dir, "", &mut files)?;
+    Ok(files)
+}
+
+/// The files of a store that is open, all of one moment: what was the same when it was read twice was
+/// so all the time between.
+fn of_one_moment(dir: &Path) -> Files {
+    loop {
+        match (loaded(dir), loaded(dir)) {
+            (Ok(one), Ok(other)) if one == other => return one,
+            // Slots are zeroed and replaced behind the callers.
+            _ => thread::yield_now(),
         }
     }
 }
@@ -36,8 +58,10 @@ fn load(dir: &Path, at: &str, files: &mut BTreeMap<String, Vec<u8>>) {
 impl Scene {
     /// The files of a directory.
     pub(crate) fn of(dir: &Path) -> Self {
-        let mut files = BTreeMap::new();
-        load(dir, "", &mut files);
+        Self::with(loaded(dir).expect("files"))
+    }
+
+    fn with(files: Files) -> Self {
         let disk = sim::SimDisk::new();
         files.iter().for_each(|(path, bytes)| disk.write_file(path, bytes));
         Self { disk, files }
@@ -64,8 +88,8 @@ impl Scene {
             let dir = folder.path().join("data");
             let store = Store::open(options(&dir)).expect("opens");
             write(&store).await;
-            // Nothing is in flight: what the files hold now is what a kill leaves.
-            let scene = Self::of(&dir);
+            // What the files hold at any moment is what a kill leaves.
+            let scene = Self::with(of_one_moment(&dir));
             store.close().await.expect("closed");
             scene
         })

@@ -5,7 +5,11 @@
 //! `fresh_slot`, `first_block_no`, `packs`, `packs_lost`, `removed`, `manifest`, `next_manifest`.
 
 use braidlog::{
-    error::OpenError, format::file_name, offline::Holder, present::quantity::size, recovery::Plan,
+    error::OpenError,
+    format::file_name,
+    offline::{Directory, Holder},
+    present::quantity::size,
+    recovery::Plan,
 };
 use serde::Serialize;
 
@@ -48,9 +52,9 @@ struct Opens {
 }
 
 pub(crate) fn run(context: &mut Context) -> Result<Exit, Failure> {
-    let directory = context.directory()?;
-    // Says of a directory that is none of ours what other commands say of it.
-    directory.survey()?;
+    // This one does not give way: it reads the journal and no more, and on a machine that has
+    // nothing to spare it would never be done before the journal is another one.
+    let directory = Directory::open(&context.data_dir)?;
     if let Holder::Process(pid) = directory.holder() {
         context.note(&format!(
             "process {pid} has the store open: no other start is possible; this is what one would \
