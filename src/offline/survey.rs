@@ -664,8 +664,10 @@ impl Survey {
     fn keep(&mut self, frame: &Frame, file_seq: u64, position: u32, end: JournalPoint) {
         let at = FrameAt { file_seq, position, len: frame.bytes().len() as u32 };
         let frames = self.frames.entry(frame.header.run_no).or_default();
-        // A recovered copy stands for the frame that was copied.
-        frames.retain(|known| known.end < end);
+        // They are in order. A recovered copy stands for the frame that was copied.
+        while frames.last().is_some_and(|known| end <= known.end) {
+            frames.pop();
+        }
         frames.push(FrameSeen { at, end, header: frame.header });
     }
 

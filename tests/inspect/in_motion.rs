@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{self, BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -288,15 +288,11 @@ fn a_look_at_a_slot_that_grows_ends_where_the_slot_ended_when_it_began() {
     assert_eq!(count(false).0, seen.blocks.len());
 }
 
-#[test]
+/// The scheduling policy of a command that looks into a directory, see sched(7).
 #[cfg(target_os = "linux")]
-fn beside_a_store_that_somebody_has_open_the_tool_runs_where_nobody_else_does() {
-    const SCHED_IDLE: &str = "5";
-    let folder = tempfile::tempdir().expect("folder");
-    let dir = folder.path().join("data");
-    let store = Store::open(Options::new(&dir)).expect("opens");
+fn policy_of(dir: &Path, arguments: &[&str]) -> String {
     let mut tool = Command::new(env!("CARGO_BIN_EXE_braidlog-inspect"));
-    tool.arg("--data-dir").arg(&dir).args(["watch", "--json"]);
+    tool.arg("--data-dir").arg(dir).args(["watch", "--json"]).args(arguments);
     let mut tool = tool.stdout(Stdio::piped()).spawn().expect("starts");
     // Its first line comes when it has looked.
     let mut line = String::new();
@@ -306,8 +302,21 @@ fn beside_a_store_that_somebody_has_open_the_tool_runs_where_nobody_else_does() 
     tool.wait().expect("ended");
     let behind_name = stat.rsplit_once(')').expect("a name").1;
     // The policy is field 41 of proc(5); the first behind the name is field 3.
-    assert_eq!(behind_name.split_whitespace().nth(41 - 3), Some(SCHED_IDLE), "{stat}");
+    behind_name.split_whitespace().nth(41 - 3).expect("a policy").to_owned()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn beside_a_store_that_somebody_has_open_the_tool_runs_where_nobody_else_does_unless_urgent() {
+    const SCHED_OTHER: &str = "0";
+    const SCHED_IDLE: &str = "5";
+    let folder = tempfile::tempdir().expect("folder");
+    let dir = folder.path().join("data");
+    let store = Store::open(Options::new(&dir)).expect("opens");
+    assert_eq!(policy_of(&dir, &[]), SCHED_IDLE);
+    assert_eq!(policy_of(&dir, &["--urgent"]), SCHED_OTHER);
     drop(store);
+    assert_eq!(policy_of(&dir, &[]), SCHED_OTHER, "nobody has it open");
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub(crate) struct Cli {
     /// Print JSON, one object a line
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Take a share of the processors, also where that slows a running server
+    #[arg(long, global = true)]
+    pub(crate) urgent: bool,
     /// What is asked
     #[command(subcommand)]
     pub(crate) command: Command,

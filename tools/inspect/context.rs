@@ -23,20 +23,22 @@ pub(crate) struct Context {
     pub(crate) namespace: String,
     /// Whether to answer in JSON.
     pub(crate) json: bool,
+    /// Whether a running server has to give way, and not this process.
+    urgent: bool,
     /// Where answers go.
     pub(crate) out: Output,
 }
 
 impl Context {
     /// What the arguments say.
-    pub(crate) fn new(data_dir: PathBuf, namespace: String, json: bool) -> Self {
-        Self { data_dir, namespace, json, out: Output::new() }
+    pub(crate) fn new(data_dir: PathBuf, namespace: String, json: bool, urgent: bool) -> Self {
+        Self { data_dir, namespace, json, urgent, out: Output::new() }
     }
 
-    /// The directory. If a process has the store open, this one gives way to it.
+    /// The directory. If a process has the store open, this one gives way to it, unless it must not.
     pub(crate) fn directory(&self) -> Result<Directory, Failure> {
         let directory = Directory::open(&self.data_dir)?;
-        if directory.holder() != Holder::Nobody {
+        if !self.urgent && directory.holder() != Holder::Nobody {
             os::give_way();
         }
         Ok(directory)

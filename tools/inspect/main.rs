@@ -58,7 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn execute(cli: Cli) -> Result<Exit, Failure> {
-    let mut context = Context::new(cli.data_dir, cli.namespace, cli.json);
+    let mut context = Context::new(cli.data_dir, cli.namespace, cli.json, cli.urgent);
     let exit = match cli.command {
         Command::Info => info::run(&mut context),
         Command::Runs(args) => runs::run(&mut context, args),
