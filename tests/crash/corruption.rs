@@ -375,6 +375,19 @@ fn damage_one(totals: &Totals, round: Round) {
 }
 
 #[test]
+fn what_was_once_answered_wrong_is_answered_right() {
+    // A name that was used again after its run was deleted: the pack with both runs is damaged in its
+    // directory and in a block, and the deleted run comes back from the journal.
+    let found = [(7005, 40, 18), (7006, 50, 33)];
+    let totals = Totals::default();
+    for (seed, number, trial) in found {
+        damage_one(&totals, Round { seed, number, only: Some(trial) });
+    }
+    let told = totals.told.load(Ordering::Relaxed);
+    assert_eq!(told, found.len() as u64, "the store opens and tells of it");
+}
+
+#[test]
 fn whatever_is_damaged_is_served_right_or_named() {
     let sweep = Sweep::new("BRAIDLOG_CORRUPTIONS", 20_000);
     let Some(totals) = sweep.run(|totals: &Totals| &totals.corruptions, damage_one) else { return };

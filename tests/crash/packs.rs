@@ -3,13 +3,12 @@
 
 use braidlog::{
     Codec, Error, Options, Refusal, RunKey, Store,
-    platform::sim::{self, Fate, Mode, SimClock, SimDisk, SimRng},
+    platform::sim::{self, SimClock, SimDisk, SimRng},
 };
 
 use super::{
-    damage::batch,
     life::{Heritage, Life},
-    model::{Model, Request},
+    model::Model,
     survey::{judge, ready},
     workload::{Workload, smallest},
 };
@@ -203,41 +202,4 @@ fn damage_of_a_pack_while_the_store_is_open_costs_the_reads_that_it_concerns() {
             assert_eq!(packed.check(store, ""), 0, "it is whole again");
         });
     }
-}
-
-#[test]
-fn a_name_that_was_used_again_is_not_told_to_be_deleted_when_its_newer_run_is_damaged() {
-    let mut told = 0;
-    // However far the flusher came: a pack may be listed while the journal still has all of it.
-    for steps in 0..12 {
-        let (disk, clock, options) = (SimDisk::new(), SimClock::new(1), smallest());
-        let opening = Life::open(&disk, &clock, 1, &options, Model::new(RUNS));
-        let mut life = opening.life.expect("opens");
-        let first = [batch(0, &[b"of the one"]), Request::Delete, batch(0, &[b"of the other"])];
-        for request in first {
-            life.submit(0, request);
-            life.settle();
-        }
-        for _ in 0..steps {
-            life.flush_step();
-            life.settle();
-        }
-        life.submit(0, batch(0, &[b"and more of it"]));
-        life.settle();
-        let (Heritage { model, .. }, _) = life.abandon();
-        disk.power_cut(Fate::new(Mode::KeepNone, 0));
-        let packed = Packed { disk, options, model };
-        // Any two sectors: of a block, and of what describes it.
-        for (path, len) in packed.packs() {
-            for one in 0..len / 512 {
-                for other in 0..one {
-                    told += packed.damaged(&path, |disk| {
-                        disk.zero_sector(&path, one);
-                        disk.zero_sector(&path, other);
-                    });
-                }
-            }
-        }
-    }
-    assert!(0 < told, "some two make a run unreadable");
 }
