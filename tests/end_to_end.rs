@@ -11,6 +11,8 @@
 // A test is no part of what runs in simulation.
 #![allow(clippy::disallowed_methods)]
 
+#[path = "support/moments.rs"]
+mod moments;
 mod support;
 
 use std::{
@@ -26,9 +28,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use braidlog::platform::sim::SimRng;
 use serde_json::Value;
 
-use self::support::{APART, KillOnPanic, Process, Server, Watchdog, braidlog};
+use self::{
+    moments::moments,
+    support::{APART, KillOnPanic, Process, Server, Watchdog, braidlog},
+};
 
 /// How often the server is killed while lines are on their way.
 const SERVER_KILLS: u64 = 20;
@@ -41,25 +47,6 @@ const LIMIT: Duration = Duration::from_secs(240);
 
 const RUN: &str = "prose";
 const STREAM: &str = "lines";
-
-/// SplitMix64: small, and good enough to choose moments.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    /// One random point in each of `count` equal parts of `0..total` but the last, in order.
-    fn points(&mut self, count: u64, total: u64) -> Vec<u64> {
-        let part = total / (count + 1);
-        (0..count).map(|at| at * part + self.below(part) + 1).collect()
-    }
-}
 
 fn seed() -> u64 {
     let given = env::var("BRAIDLOG_TEST_SEED").ok();
@@ -115,9 +102,9 @@ fn no_line_is_lost_doubled_or_moved_while_the_server_is_killed_twenty_times() {
     let server = Server::start_at(&data_dir, APART);
     let url = server.url();
     server.run(&["run", "create", RUN]).clean();
-    let mut random = Random(seed);
-    let server_kills = random.points(SERVER_KILLS, lines.len() as u64);
-    let tail_kills = random.points(TAIL_KILLS, lines.len() as u64);
+    let mut random = SimRng::new(seed);
+    let server_kills = moments(&mut random, SERVER_KILLS, lines.len() as u64);
+    let tail_kills = moments(&mut random, TAIL_KILLS, lines.len() as u64);
     thread::scope(|scope| {
         let _kill = KillOnPanic;
         let through = scope.spawn(|| tail_through(&url, &text, &progress));
@@ -147,8 +134,8 @@ fn commands_that_append_one_line_each_outlast_kills() {
     let folder = tempfile::tempdir().expect("folder");
     let data_dir = folder.path().join("data");
     let server = Server::start_at(&data_dir, APART);
-    let (url, mut random) = (server.url(), Random(seed));
-    let kills = random.points(SERVER_KILLS, COMMANDS);
+    let (url, mut random) = (server.url(), SimRng::new(seed));
+    let kills = moments(&mut random, SERVER_KILLS, COMMANDS);
     let mut course = Course { data_dir, server: Some(server), random, progress: &progress };
     thread::scope(|scope| {
         let _kill = KillOnPanic;
@@ -193,7 +180,7 @@ struct Course<'a> {
     data_dir: PathBuf,
     /// None only while it is away.
     server: Option<Server>,
-    random: Random,
+    random: SimRng,
     progress: &'a Progress,
 }
 

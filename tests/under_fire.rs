@@ -13,6 +13,8 @@
 // A test is no part of what runs in simulation.
 #![allow(clippy::disallowed_methods)]
 
+#[path = "support/moments.rs"]
+mod moments;
 mod support;
 
 use std::{
@@ -31,9 +33,13 @@ use std::{
 use braidlog::{
     Create, Error, NewRecord, Outcome, Query, Received, Refusal, RunKey, RunSpec, Send, Start,
     client::{Client, ClientOptions, Job, RetryPolicy, Worker, WorkerOptions},
+    platform::sim::SimRng,
 };
 
-use self::support::{APART, KillOnPanic, Process, Server, Watchdog};
+use self::{
+    moments::moments,
+    support::{APART, KillOnPanic, Process, Server, Watchdog},
+};
 
 const RUNS: u64 = 10;
 const MESSAGES: u64 = 1_000;
@@ -50,25 +56,6 @@ const LIMIT: Duration = Duration::from_secs(240);
 const WORKER_OF: &str = "UNDER_FIRE_WORKER_OF";
 /// What ends a run.
 const BYE: &[u8] = b"bye";
-
-/// SplitMix64: small, and good enough to choose moments.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    /// One random point in each of `count` equal parts of `0..total`, in order.
-    fn points(&mut self, count: u64, total: u64) -> Vec<u64> {
-        let part = total / (count + 1);
-        (0..count).map(|at| at * part + self.below(part) + 1).collect()
-    }
-}
 
 fn run_name(n: u64) -> RunKey {
     RunKey::new(format!("run-{n}"))
@@ -136,7 +123,7 @@ fn every_input_is_answered_exactly_once_while_workers_and_servers_are_killed() {
     let watchers: Vec<_> = (0..RUNS)
         .map(|n| runtime.spawn(count_answers(client.clone(), n, progress.clone())))
         .collect();
-    Killer { url, data_dir: &data_dir, random: Random(seed), progress: &progress }.run(server);
+    Killer { url, data_dir: &data_dir, random: SimRng::new(seed), progress: &progress }.run(server);
     runtime.block_on(async {
         for task in senders.into_iter().chain(watchers) {
             task.await.expect("no panic");
@@ -197,7 +184,7 @@ async fn count_answers(client: Client, n: u64, progress: Arc<Progress>) {
 struct Killer<'a> {
     url: String,
     data_dir: &'a Path,
-    random: Random,
+    random: SimRng,
     progress: &'a Progress,
 }
 
@@ -206,8 +193,10 @@ impl Killer<'_> {
     fn run(mut self, server: Server) {
         let mut server = server;
         let total = RUNS * MESSAGES;
-        let mut server_kills = self.random.points(SERVER_KILLS, total).into_iter().peekable();
-        let mut worker_kills = self.random.points(WORKER_KILLS, total).into_iter().peekable();
+        let mut server_kills =
+            moments(&mut self.random, SERVER_KILLS, total).into_iter().peekable();
+        let mut worker_kills =
+            moments(&mut self.random, WORKER_KILLS, total).into_iter().peekable();
         let mut workers: Vec<Process> = (0..WORKERS).map(|_| self.worker()).collect();
         while self.progress.answers() < total + RUNS {
             let answers = self.progress.answers();
@@ -243,7 +232,7 @@ impl Killer<'_> {
 }
 
 /// Not a test: the process of a worker, which the other one starts. By hand, beside `braidlog serve`:
-/// `UNDER_FIRE_WORKER_OF=http://127.0.0.1:4480 cargo test --test under_fire -- --ignored`
+/// `UNDER_FIRE_WORKER_OF=http://127.0.0.1:4480 cargo test --all-features --test under_fire -- --ignored`
 #[test]
 #[ignore = "a part of the other test, in processes of its own"]
 fn works_until_it_is_killed() {

@@ -2,10 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{
-    directory::LookError,
-    survey::{FrameSeen, Survey},
-};
+use super::{directory::LookError, seen::FrameSeen, survey::Survey};
 use crate::{
     core::{At, Fold, NoPast, Past, RunState, StreamSpan},
     error::{Corruption, Error},

@@ -28,6 +28,7 @@ mod names;
 mod pack_check;
 mod remains;
 mod salvage;
+mod seen;
 mod still;
 mod stretch;
 mod survey;
@@ -40,7 +41,8 @@ pub use explain::{Explained, Field};
 pub use log::{Item, RunLog, Where};
 pub use names::{FoundRun, RunFilter, RunName};
 pub use salvage::{LeftOut, Salvaged, salvage};
-pub use survey::{BlockSeen, DamagedFrame, Ending, FrameSeen, PackSeen, Problem, SlotSeen, Survey};
+pub use seen::{BlockSeen, DamagedFrame, Ending, FrameSeen, PackSeen, Problem, SlotSeen};
+pub use survey::Survey;
 pub use verify::{
     Consequence, FileChecked, Finding, Loss, Nature, StreamLoss, Verification, VerifyHow,
 };

@@ -9,7 +9,8 @@ use std::{
 use super::{
     directory::LookError,
     log::{Item, RunLog, Where},
-    survey::{FrameSeen, Survey},
+    seen::FrameSeen,
+    survey::Survey,
 };
 use crate::{
     core::RunState,

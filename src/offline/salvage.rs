@@ -20,7 +20,8 @@ use super::{
     directory::LookError,
     log::{Item, RunLog},
     names::RunName,
-    survey::{DamagedFrame, Ending, Survey},
+    seen::{DamagedFrame, Ending},
+    survey::Survey,
     verify::{Consequence, Finding, Loss, Nature, Verification, losses_of},
 };
 use crate::{

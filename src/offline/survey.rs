@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::{
     directory::LookError,
     remains::Remains,
+    seen::{BlockSeen, DamagedFrame, Ending, FrameSeen, PackSeen, Problem, SlotSeen},
     stretch::{self, Piece, STRETCH_BYTES_MAX},
     walk::{BETWEEN_LOOKS, LOOKS_MAX, Step, walk_slot},
 };
@@ -20,7 +21,7 @@ use crate::{
     error::{Corruption, Error},
     format::{
         Damage, Evidence, PAGE_BYTES,
-        block::{BLOCK_HEADER_BYTES, BlockHeader, FLAG_CLEAN},
+        block::{BLOCK_HEADER_BYTES, FLAG_CLEAN},
         file_name,
         frame::{Frame, FrameHeader},
         identity::{Current, StoreIdentity},
@@ -28,7 +29,6 @@ use crate::{
         pack::{self, Entry},
         segment::JournalPoint,
         slot::{FIRST_BLOCK_AT, SlotHeader, SlotKind},
-        syndrome::WrongByte,
     },
     journal::{
         FrameAt, FrameReader, MaskedBlock,
@@ -81,110 +81,6 @@ pub struct Survey {
     reader: FrameReader,
     /// The directory at a later moment, if it was looked at again.
     newer: OnceLock<Box<Survey>>,
-}
-
-/// A slot of the journal.
-#[derive(Debug)]
-pub struct SlotSeen {
-    /// Its file.
-    pub path: RelPath,
-    /// What the manifest says of it.
-    pub listed: ListedSlot,
-    /// Bytes of the file.
-    pub bytes: u64,
-    /// Its header; none if that is damaged.
-    pub header: Option<SlotHeader>,
-    /// Its sound blocks.
-    pub blocks: Vec<BlockSeen>,
-    /// How they end.
-    pub ending: Ending,
-}
-
-/// A sound block of the journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BlockSeen {
-    /// Where it begins in its slot.
-    pub position: u64,
-    /// Its header.
-    pub header: BlockHeader,
-}
-
-/// How the blocks of a slot end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// The log goes on in the next slot.
-    NextSlot,
-    /// The log ends at this position.
-    EndOfLog {
-        /// Where.
-        position: u64,
-        /// Whether a block was being written when the power went.
-        torn: bool,
-    },
-    /// What follows is damaged.
-    Damaged,
-}
-
-impl Ending {
-    fn of(ended: Option<Ended>) -> Self {
-        match ended {
-            None => Self::Damaged,
-            Some(Ended::NextSlot) => Self::NextSlot,
-            Some(Ended::EndOfLog { torn, position }) => Self::EndOfLog { position, torn },
-        }
-    }
-}
-
-/// A pack that is alive.
-#[derive(Debug)]
-pub struct PackSeen {
-    /// Its file.
-    pub path: RelPath,
-    /// What the manifest says of it.
-    pub live: LivePack,
-    /// Why it cannot be opened, if it cannot.
-    pub lost: Option<Corruption>,
-}
-
-/// A frame in the journal whose CRC holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FrameSeen {
-    /// Where it is.
-    pub at: FrameAt,
-    /// The place in the journal behind it.
-    pub end: JournalPoint,
-    /// Its fixed part.
-    pub header: FrameHeader,
-}
-
-/// Something that is not what was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The file.
-    pub file: RelPath,
-    /// Where the damage begins.
-    pub position: u64,
-    /// Where it ends, exclusive; the same if that is not known.
-    pub until: u64,
-    /// What is wrong.
-    pub damage: Damage,
-    /// In the journal: the number of the block that is damaged, or missing.
-    pub block_no: Option<u64>,
-    /// In the journal: the frames that are damaged; those around them are sound.
-    pub frames: Vec<DamagedFrame>,
-}
-
-/// A place in the journal where a frame, or several, stood that are damaged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DamagedFrame {
-    /// Where in its slot it begins.
-    pub position: u64,
-    /// Where it ends.
-    pub until: u64,
-    /// The place in the journal behind it, as far as that can be told.
-    pub end: JournalPoint,
-    /// What it was, if a single wrong byte explains it, and that byte's place in its slot.
-    pub probably: Option<(Frame, WrongByte)>,
 }
 
 impl Survey {
@@ -883,26 +779,21 @@ impl Survey {
 
     /// The damaged frames of a run, as far as it can be told whose they were, in run order.
     pub fn damaged_frames_of(&self, run_no: RunNo) -> Vec<(&Problem, &DamagedFrame, &Frame)> {
-        let of_run = |problem| {
-            let frames = Problem::frames(problem).iter();
-            frames.filter_map(move |damaged| {
-                let (frame, _) = damaged.probably.as_ref()?;
-                (frame.header.run_no == run_no).then_some((problem, damaged, frame))
-            })
-        };
-        let mut found: Vec<_> = self.problems.iter().flat_map(of_run).collect();
+        let mut found = Vec::new();
+        for problem in &self.problems {
+            for damaged in &problem.frames {
+                if let Some((frame, _)) = &damaged.probably
+                    && frame.header.run_no == run_no
+                {
+                    found.push((problem, damaged, frame));
+                }
+            }
+        }
         found.sort_by_key(|(_, damaged, _)| damaged.end);
         found
     }
 }
 
-impl Problem {
-    fn frames(&self) -> &[DamagedFrame] {
-        &self.frames
-    }
-}
-
-/// Reads a small file; [`Damage::Missing`] if it is not there.
 /// The names in a directory that has something of a store.
 ///
 /// # Errors
@@ -920,6 +811,7 @@ pub(super) fn find_store(platform: &Platform) -> Result<Vec<String>, LookError> 
     Err(LookError::NoStore { location })
 }
 
+/// Reads a small file; [`Damage::Missing`] if it is not there.
 fn small(vfs: &dyn Vfs, path: &RelPath) -> io::Result<Result<Vec<u8>, Damage>> {
     match read_from_disk(vfs, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Err(Damage::Missing)),

@@ -27,7 +27,8 @@ use super::{
     log::{Item, RunLog},
     names::RunName,
     pack_check::{self, BadPlace, Checked},
-    survey::{DamagedFrame, Ending, PackSeen, Problem, Survey},
+    seen::{DamagedFrame, Ending, PackSeen, Problem},
+    survey::Survey,
 };
 use crate::{
     core::RunState,

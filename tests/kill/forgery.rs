@@ -1,7 +1,9 @@
 //! Histories that were not so: true ones, spoiled. Each must be found out, or the check proves
 //! nothing.
 
-use crate::{Random, history::Call};
+use braidlog::platform::sim::SimRng;
+
+use crate::history::Call;
 
 /// How a log is spoiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +18,7 @@ impl Forgery {
     pub(crate) const ALL: [Self; 4] = [Self::Lost, Self::Doubled, Self::Reordered, Self::Wrong];
 
     /// The log with one acknowledged record spoiled, at a random place.
-    pub(crate) fn of(self, log: &[String], calls: &[Call], random: &mut Random) -> Vec<String> {
+    pub(crate) fn of(self, log: &[String], calls: &[Call], random: &mut SimRng) -> Vec<String> {
         let mut places: Vec<usize> = calls
             .iter()
             .filter_map(|call| Some(call.acked?.1 as usize..))

@@ -16,9 +16,10 @@ use std::{
 use braidlog::{
     Create, Error, NewRecord, Received, Refusal, RunKey, RunSpec, Send,
     client::{Client, Job, Worker, WorkerOptions},
+    platform::sim::SimRng,
 };
 
-use crate::{Progress, Random, history::Call};
+use crate::{Progress, history::Call};
 
 /// Runs that are sent inputs, and those who answer them.
 pub(crate) const RUNS: u64 = 3;
@@ -115,7 +116,7 @@ pub(crate) async fn consume(
     let worker = Worker::new(client, format!("consumer-{name}"), [TASK], options);
     let mut consumer = Consumer {
         name,
-        random: Random(seed),
+        random: SimRng::new(seed),
         attempts: 0,
         deeds: vec![Deeds::default(); RUNS as usize],
         progress,
@@ -135,7 +136,7 @@ pub(crate) async fn consume(
 
 struct Consumer {
     name: u64,
-    random: Random,
+    random: SimRng,
     attempts: u64,
     deeds: Vec<Deeds>,
     progress: Arc<Progress>,

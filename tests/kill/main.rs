@@ -33,6 +33,7 @@ use std::{
 use braidlog::{
     Append, Close, Create, Error, IfAbsent, NewRecord, Outcome, Query, RunKey, Start, TailItem,
     client::{Client, ClientOptions, RetryPolicy},
+    platform::sim::SimRng,
 };
 
 use self::{
@@ -56,19 +57,6 @@ const SLOT_BYTES: &str = "4MiB";
 
 /// Forgeries of each kind, of each log.
 const FORGERIES: u64 = 5;
-
-/// SplitMix64: small, and good enough to choose moments.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
 
 /// How far everybody is.
 #[derive(Default)]
@@ -230,7 +218,7 @@ fn every_log_explains_all_that_anybody_was_told_although_the_server_is_killed_ag
             runtime.spawn(consume)
         })
         .collect();
-    let (mut random, mut stops) = (Random(seed), 0);
+    let (mut random, mut stops) = (SimRng::new(seed), 0);
     for _ in 0..kills {
         let goal = progress.acked.load(Ordering::SeqCst) + 1 + random.below(BETWEEN);
         while progress.acked.load(Ordering::SeqCst) < goal {
