@@ -17,16 +17,14 @@ fuzz_target!(|data: &[u8]| {
     let sum = crc(&[&bytes[..42]]);
     put(&mut bytes, 42, &sum.to_le_bytes());
     let parsed = check(&URL_SAFE_NO_PAD.encode(&bytes));
-    assert_eq!(parsed.is_some(), bytes[0] == 1 && bytes[1] <= 1);
+    let is_of_run = bytes[1] == 0 && bytes[30..42] == [0; 12];
+    assert_eq!(parsed.is_some(), bytes[0] == 1 && (bytes[1] == 1 || is_of_run));
 });
 
 fn check(text: &str) -> Option<Cursor> {
     let cursor = Cursor::parse(text).ok()?;
     let printed = cursor.to_string();
     assert!(printed.len() <= CURSOR_BYTES_MAX);
-    assert_eq!(Cursor::parse(&printed), Ok(cursor));
-    if cursor.stream.is_some() {
-        assert_eq!(printed, text);
-    }
+    assert_eq!(printed, text);
     Some(cursor)
 }

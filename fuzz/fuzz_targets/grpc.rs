@@ -5,17 +5,18 @@
 //! own; afterwards the store takes an append and gives it back; and whatever state the calls left
 //! is recovered when the power goes.
 //!
-//! Input: calls, each a method (one byte), how many messages it is sent and how many answers are
-//! awaited (one byte), and then each message: its length (one byte, times four) and its bytes.
+//! Input: calls, each a method (one byte), how many messages it is sent, how many answers are
+//! awaited, and whether the journal is copied into a pack behind it (one byte), and then each
+//! message: its length (one byte, times four) and its bytes.
 
 #![no_main]
 
-use std::{env, fs, path::Path, sync::OnceLock};
+use std::{cell::Cell, env, fs, path::Path, rc::Rc, sync::OnceLock};
 
 use braidlog::{
-    Append, IfAbsent, NewRecord, Options, Query, RunKey, Store,
+    Append, Error, IfAbsent, NewRecord, Options, Query, RunKey, Store,
     engine::Progress,
-    grpc::serve_on,
+    grpc::server::serve_on,
     platform::sim::{self, Fate, Mode, SimClock, SimDisk},
 };
 use bytes::{Buf, BufMut, Bytes};
@@ -39,6 +40,8 @@ use tonic_types::StatusExt;
 const PIPE_BYTES: usize = 64 << 10;
 /// Turns of the store for which an answer is awaited: what waits for something hangs up then.
 const PATIENCE: u32 = 200;
+/// How often the last append is tried again while the journal is full.
+const BUSY_MAX: u32 = 100;
 /// Calls of one input.
 const CALLS_MAX: usize = 32;
 
@@ -108,6 +111,7 @@ struct Call {
     method: usize,
     messages: Vec<Bytes>,
     answers: usize,
+    flushes: bool,
 }
 
 fn calls(mut input: &[u8]) -> Vec<Call> {
@@ -124,13 +128,14 @@ fn calls(mut input: &[u8]) -> Vec<Call> {
             input = rest;
         }
         let method = usize::from(method) % methods().len();
-        calls.push(Call { method, messages, answers: usize::from(counts / 4 % 4) + 1 });
+        let (answers, flushes) = (usize::from(counts / 4 % 4) + 1, counts & 0x80 != 0);
+        calls.push(Call { method, messages, answers, flushes });
     }
     calls
 }
 
 async fn call(channel: Channel, call: Call) -> Result<(), Status> {
-    let Call { method, messages, answers } = call;
+    let Call { method, messages, answers, .. } = call;
     let mut grpc = Grpc::new(channel);
     grpc.ready().await.expect("the connection lives");
     let path = methods()[method].parse().expect("a path");
@@ -171,14 +176,14 @@ async fn connect(socket: DuplexStream) -> Channel {
     endpoint.connect_with_connector(dial).await.expect("connects")
 }
 
-async fn serve_calls(store: Store, calls: Vec<Call>) {
+async fn serve_calls(store: Store, calls: Vec<Call>, flush: &Cell<bool>) {
     let (here, there) = tokio::io::duplex(PIPE_BYTES);
     let shutdown = CancellationToken::new();
     let incoming = tokio_stream::once(Ok(there)).chain(tokio_stream::pending());
     spawn_local(serve_on(incoming, store.clone(), shutdown.clone()));
     let channel = connect(here).await;
     for one in calls {
-        let method = one.method;
+        let (method, flushes) = (one.method, one.flushes);
         let answered = tokio::select! {
             answered = call(channel.clone(), one) => answered,
             () = patience() => Ok(()),
@@ -188,14 +193,22 @@ async fn serve_calls(store: Store, calls: Vec<Call>) {
             let has_reason = status.get_details_error_info().is_some();
             assert!(has_reason && !is_own, "{}: {status:?}", methods()[method]);
         }
+        flush.set(flush.get() || flushes);
     }
     let probe = RunKey::new("probe-of-the-fuzzer");
-    let append = Append {
-        stream: "out".into(),
-        records: vec![NewRecord::new(&b"alive"[..])],
-        ..Append::default()
-    };
-    store.append(&probe, append, IfAbsent::Create).await.expect("the store goes on");
+    for tries in 0.. {
+        let records = vec![NewRecord::new(&b"alive"[..])];
+        let append = Append { stream: "out".into(), records, ..Append::default() };
+        match store.append(&probe, append, IfAbsent::Create).await {
+            Ok(_) => break,
+            // The journal is full until it is copied.
+            Err(Error::Busy { .. }) if tries < BUSY_MAX => {
+                flush.set(true);
+                patience().await;
+            }
+            Err(error) => panic!("the store does not go on: {error}"),
+        }
+    }
     let read = store.read(Query::stream(probe, "out")).await.expect("and gives it back");
     assert_eq!(read.records.decode().expect("sound").len(), 1);
 }
@@ -211,18 +224,23 @@ fuzz_target!(|input: &[u8]| {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a runtime");
     let tasks = LocalSet::new();
+    let flush = Rc::new(Cell::new(false));
+    let wanted = flush.clone();
     tasks.spawn_local(async move {
         let mut attending = spawn_local(stepper.attend(true));
         loop {
             let progress = stepper.step();
             assert!(progress != Progress::Stopped, "nothing fails on a sound disk");
+            if progress == Progress::WaitsForSlot || stepper.is_flushing() || wanted.take() {
+                stepper.flush();
+            }
             if attending.is_finished() {
                 attending = spawn_local(stepper.attend(false));
             }
             yield_now().await;
         }
     });
-    runtime.block_on(tasks.run_until(serve_calls(store, calls)));
+    runtime.block_on(tasks.run_until(serve_calls(store, calls, &flush)));
     drop((tasks, runtime));
     disk.power_cut(Fate::new(Mode::KeepNone, 0));
     open().expect("whatever state it was in is recovered");
