@@ -199,6 +199,91 @@ fn every_failing_change_of_names_is_survived() {
     }
 }
 
+/// Starts on what a history left, reads, writes, and copies the journal, with a call that fails.
+/// Gives how far it came.
+fn go_on(disk: &SimDisk, past: &Past, seed: u64) -> &'static str {
+    let mut life = match open(disk, seed, past.heritage.model.clone()).life {
+        Ok(life) => life,
+        Err(OpenError::Io { .. }) => {
+            disk.clear_faults();
+            check_left(disk, &past.heritage, &mut SimRng::new(seed));
+            return "start";
+        }
+        Err(other) => panic!("a failing call is told as such, not as {other:?}"),
+    };
+    let struck_by = |stage| (disk.faults_left() == 0).then_some(stage);
+    let mut stage = struck_by("start");
+    for run in 0..RUNS as usize {
+        match ready(life.store.read(Query::run(run_key(run)))) {
+            Ok(_) | Err(Error::Refused(Refusal::RunNotFound | Refusal::RunDeleted)) => {}
+            Err(Error::Io { .. }) if stage.is_none() && disk.faults_left() == 0 => {}
+            Err(other) => panic!("a failing read is told as such, not as {other:?}"),
+        }
+    }
+    stage = stage.or(struck_by("reads"));
+    let mut workload = Workload::talkative(SimRng::new(seed));
+    workload.submit_some(&life);
+    life.settle();
+    stage = stage.or(struck_by("commands"));
+    life.flush();
+    life.collect();
+    stage = stage.or(struck_by("copies"));
+    let errors = life.take_errors();
+    let is_io = |error: &Error| matches!(error, Error::Io { .. });
+    match life.step() {
+        Progress::Stopped => check_errors(&errors, &mut life, &mut workload),
+        _ => {
+            assert!(errors.iter().all(is_io), "{errors:?}");
+            disk.clear_faults();
+            for run in 0..RUNS as usize {
+                match ready(life.store.read(Query::run(run_key(run)))) {
+                    Ok(_) | Err(Error::Refused(Refusal::RunNotFound | Refusal::RunDeleted)) => {}
+                    Err(other) => panic!("what failed once fails again: {other}"),
+                }
+            }
+        }
+    }
+    disk.clear_faults();
+    let (heritage, _) = life.abandon();
+    disk.power_cut(Fate::random(seed));
+    check_left(disk, &heritage, &mut SimRng::new(seed));
+    stage.unwrap_or("none")
+}
+
+#[test]
+fn every_failing_read_is_told_and_nothing_comes_of_it() {
+    let mut failed: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let calls = [
+        (Call::Read, "read"),
+        (Call::Open, "open"),
+        (Call::DropCache, "drop cache"),
+        (Call::Len, "len"),
+        (Call::List, "list"),
+        (Call::FreeBytes, "space"),
+        (Call::Lock, "lock"),
+    ];
+    for (call, name) in calls {
+        for seed in SEEDS {
+            let disk = SimDisk::new();
+            let past = history(&disk, seed);
+            for nth in 1.. {
+                println!("history {seed}, {call:?} number {nth}");
+                let disk = disk.fork();
+                disk.inject(Fault::new(call, What::Eio).nth(nth));
+                let stage = go_on(&disk, &past, seed);
+                if stage == "none" {
+                    break;
+                }
+                *failed.entry((name, stage)).or_default() += 1;
+            }
+        }
+    }
+    println!("failed: {failed:?}");
+    for wanted in [("read", "start"), ("read", "reads"), ("open", "start"), ("list", "start")] {
+        assert!(failed.contains_key(&wanted), "{failed:?}");
+    }
+}
+
 #[test]
 fn a_full_disk_refuses_appends_and_nothing_else_until_there_is_space_again() {
     for seed in 0..20 {

@@ -171,6 +171,11 @@ impl People {
                     *follower = Follower::default();
                     return;
                 }
+                // It comes back, and goes on where it was.
+                Err(error @ Error::Io { .. }) => {
+                    follower.tail = None;
+                    return self.errors.push(error);
+                }
                 Err(other) => panic!("a reader at the tail of run {number} was told: {other}"),
             }
         }
@@ -300,6 +305,7 @@ impl Life {
                 {
                     run.vanish();
                 }
+                Err(error @ Error::Io { .. }) => people.errors.push(error),
                 Err(other) => panic!("run {number} exists and cannot be followed: {other}"),
             }
         }

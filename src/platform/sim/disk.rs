@@ -106,6 +106,11 @@ impl SimDisk {
         self.machine().faults.push(fault);
     }
 
+    /// How many faults have not struck yet, or last.
+    pub fn faults_left(&self) -> usize {
+        self.machine().faults.len()
+    }
+
     /// Takes back faults that have not struck, and lasting ones.
     pub fn clear_faults(&self) {
         self.machine().faults.clear();
