@@ -285,11 +285,9 @@ impl Flusher {
     }
 
     fn wait_until_durable(&mut self) {
-        let Some(round) = &mut self.round else { return };
-        let Some(durable) = round.durable.take() else { return };
-        if os::block_on(durable).is_err() {
-            // The store ends, and what the states of this round stand for may never be durable.
-            self.give_up();
+        if let Some(durable) = self.round.as_mut().and_then(|round| round.durable.as_mut()) {
+            // What came of it is for the next step to see.
+            let _ = os::block_on(durable);
         }
     }
 
@@ -361,6 +359,7 @@ impl Flusher {
                     return Ok(Flushed::Waits);
                 }
                 Some(Ok(())) => {}
+                // The store ends, and what the states of this round stand for may never be durable.
                 Some(Err(_)) => return Ok(Flushed::Stopped),
             }
             round.durable = None;
@@ -752,5 +751,54 @@ impl Flusher {
                 let _ = self.shared.platform.vfs.unlink(&path);
             }
         }
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::{
+        core::{Append, NewRecord},
+        engine::{
+            IfAbsent, Options, RunKey, Store,
+            open::{Parts, open_parts},
+            pool::Pool,
+        },
+        platform::sim::{self, SimClock, SimDisk},
+    };
+
+    #[test]
+    fn states_that_rest_on_what_will_never_be_durable_are_not_copied() {
+        let disk = SimDisk::new();
+        let platform = sim::platform(&disk, &SimClock::new(1), 1);
+        let parts = open_parts(platform, Options::new("simulated"), Pool::inline());
+        let Parts { shared, mut committer, mut flusher, opened, lock: _lock } =
+            parts.expect("opens");
+        let store = Store::undriven(shared.clone(), opened);
+        let run = RunKey::new("run");
+        let append = || {
+            let records = vec![NewRecord::new("some")];
+            let append = Append { stream: "out".into(), records, ..Append::default() };
+            Box::pin(store.append(&run, append, IfAbsent::Create))
+        };
+        let mut context = Context::from_waker(Waker::noop());
+        let mut durable = append();
+        assert!(durable.as_mut().poll(&mut context).is_pending());
+        shared.supply.step(&*shared.platform.vfs);
+        committer.step();
+        assert!(matches!(durable.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
+
+        let mut in_flight = append();
+        assert!(in_flight.as_mut().poll(&mut context).is_pending());
+        while flusher.force() == Flushed::Worked {}
+        assert_eq!(flusher.force(), Flushed::Waits, "for what is in flight");
+        // As when the store is closed on a full disk: nothing that is queued is written any more.
+        shared.queue.end(&Error::DiskFull);
+        let told = in_flight.as_mut().poll(&mut context);
+        assert!(matches!(told, Poll::Ready(Err(Error::DiskFull))));
+        assert_eq!(flusher.force(), Flushed::Stopped);
+        assert!(!disk.files().iter().any(|path| path.starts_with("packs/")));
     }
 }
