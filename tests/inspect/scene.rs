@@ -1,10 +1,17 @@
 //! Directories to be looked at: real ones, in memory.
 
-use std::{collections::BTreeMap, fs, io, path::Path, thread};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    pin::pin,
+    task::{Context, Waker},
+};
 
 use braidlog::{
     Append, Close, Create, Delete, IfAbsent, Index, NewRecord, Options, Outcome, Retention, RunKey,
     Send, Store, Trim,
+    engine::Progress,
     format::{Damage, PAGE_BYTES, SECTOR_BYTES, frame::Frame, wire},
     offline::{Directory, Item, RunLog, Survey},
     platform::{Platform, read_only::ReadOnlyVfs, sim},
@@ -23,34 +30,15 @@ pub(crate) type Place = (RunNo, u64, u32, u64);
 /// Files by their paths.
 type Files = BTreeMap<String, Vec<u8>>;
 
-fn load(dir: &Path, at: &str, files: &mut Files) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
+fn load(dir: &Path, at: &str, files: &mut Files) {
+    for entry in fs::read_dir(dir).expect("folder") {
+        let entry = entry.expect("entry");
         let name = format!("{at}{}", entry.file_name().to_string_lossy());
         match entry.path().is_dir() {
             true if name == "index" => {}
-            true => load(&entry.path(), &format!("{name}/"), files)?,
+            true => load(&entry.path(), &format!("{name}/"), files),
             false if name == "LOCK" => {}
-            false => drop(files.insert(name, fs::read(entry.path())?)),
-        }
-    }
-    Ok(())
-}
-
-fn loaded(dir: &Path) -> io::Result<Files> {
-    let mut files = Files::new();
-    load(dir, "", &mut files)?;
-    Ok(files)
-}
-
-/// The files of a store that is open, all of one moment: what was the same when it was read twice was
-/// so all the time between.
-fn of_one_moment(dir: &Path) -> Files {
-    loop {
-        match (loaded(dir), loaded(dir)) {
-            (Ok(one), Ok(other)) if one == other => return one,
-            // Slots are zeroed and replaced behind the callers.
-            _ => thread::yield_now(),
+            false => drop(files.insert(name, fs::read(entry.path()).expect("file"))),
         }
     }
 }
@@ -58,7 +46,33 @@ fn of_one_moment(dir: &Path) -> Files {
 impl Scene {
     /// The files of a directory.
     pub(crate) fn of(dir: &Path) -> Self {
-        Self::with(loaded(dir).expect("files"))
+        let mut files = Files::new();
+        load(dir, "", &mut files);
+        Self::with(files)
+    }
+
+    /// What is on the disk of a store with which this was done, the same every time; ended in order,
+    /// or not.
+    fn after<W: Future<Output = ()>>(
+        options: Options,
+        work: impl FnOnce(Store) -> W,
+        in_order: bool,
+    ) -> Self {
+        let disk = sim::SimDisk::new();
+        let platform = sim::platform(&disk, &sim::SimClock::new(NOW_MS), 1);
+        let (store, mut stepper) = Store::open_stepped(platform, options).expect("opens");
+        let mut work = pin!(work(store));
+        let mut context = Context::from_waker(Waker::noop());
+        while work.as_mut().poll(&mut context).is_pending() {
+            if stepper.step() != Progress::Worked {
+                stepper.flush();
+            }
+        }
+        if in_order {
+            stepper.finish();
+        }
+        let paths = disk.files().into_iter().filter(|path| path != "LOCK");
+        Self::with(paths.map(|path| (path.clone(), disk.read_file(&path).expect("file"))).collect())
     }
 
     fn with(files: Files) -> Self {
@@ -82,28 +96,14 @@ impl Scene {
     /// A directory as a store that is killed leaves it: several packs and slots, runs in both, masked
     /// blocks, frames without records, inputs, trims, deletions.
     pub(crate) fn killed() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("runtime").block_on(async {
-            let folder = tempfile::tempdir().expect("folder");
-            let dir = folder.path().join("data");
-            let store = Store::open(options(&dir)).expect("opens");
-            write(&store).await;
-            // What the files hold at any moment is what a kill leaves.
-            let scene = Self::with(of_one_moment(&dir));
-            store.close().await.expect("closed");
-            scene
-        })
+        Self::after(options(), write, false)
     }
 
     /// A directory of a store that was closed, with packs of many blocks: runs of several blocks, and
     /// small ones between them.
     pub(crate) fn packed() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("runtime").block_on(async {
-            let folder = tempfile::tempdir().expect("folder");
-            let dir = folder.path().join("data");
-            let slots = Options { slot_bytes_first: 1 << 20, slot_bytes: 1 << 20, ..options(&dir) };
-            let store = Store::open(slots).expect("opens");
+        let options = Options { slot_bytes_first: 1 << 20, slot_bytes: 1 << 20, ..options() };
+        let write = async |store: Store| {
             let mut rng = sim::SimRng::new(5);
             for round in 0..12u64 {
                 for run in 0..6u64 {
@@ -114,9 +114,8 @@ impl Scene {
                 }
             }
             store.flush().await.expect("flushed");
-            store.close().await.expect("closed");
-            Self::of(&dir)
-        })
+        };
+        Self::after(options, write, true)
     }
 
     pub(crate) fn put(&self, path: &str, bytes: &[u8]) {
@@ -133,13 +132,16 @@ impl Scene {
     }
 }
 
-fn options(dir: &Path) -> Options {
+/// When all of it was written.
+const NOW_MS: u64 = 1_700_000_000_000;
+
+fn options() -> Options {
     Options {
         slot_bytes_first: 32 << 10,
         slot_bytes: 32 << 10,
         manifest_bytes: 32 << 10,
         retention: Retention::default(),
-        ..Options::new(dir)
+        ..Options::new("simulated")
     }
 }
 
@@ -149,7 +151,8 @@ async fn append(store: &Store, run: &str, stream: &str, bodies: &[Vec<u8>]) {
     store.append(&RunKey::new(run), append, IfAbsent::Create).await.expect("appended");
 }
 
-async fn write(store: &Store) {
+async fn write(store: Store) {
+    let store = &store;
     let noise = |n: u32, len: u32| -> Vec<u8> {
         (0..len).map(|m| ((m + n).wrapping_mul(2_654_435_761) >> 13) as u8).collect()
     };
