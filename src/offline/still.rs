@@ -1,7 +1,8 @@
 //! The directory of a running store as it was at one moment, for whoever must see all of it so.
 //!
 //! Promises: of the files that a store writes to while it runs, the journal's slots and the manifest,
-//! nothing is seen that was written after [`at_this_moment`] looked. Recovery reads such a directory
+//! nothing is seen that was written after [`at_this_moment`] looked, and no file that came since is
+//! in any folder. Recovery reads such a directory
 //! as if its store had ended then.
 //!
 //! What it deliberately does not do: keep what is written over. A slot that is used again while it is
@@ -40,6 +41,11 @@ struct StillFile {
 pub(super) fn at_this_moment(platform: &Platform) -> io::Result<Platform> {
     let vfs = &*platform.vfs;
     let root = vfs.list(&file_name::root())?;
+    // Before the manifest: a pack that comes while all this is read is none that was left behind.
+    let mut folders = BTreeMap::new();
+    for folder in [file_name::packs(), file_name::tmp()] {
+        folders.extend(listed(vfs, &folder)?.map(|names| (folder, names)));
+    }
     let mut files = BTreeMap::new();
     // The slots behind the manifest: what it lists by now is there.
     for number in root.iter().filter_map(|name| file_name::parse_manifest(name)) {
@@ -54,7 +60,7 @@ pub(super) fn at_this_moment(platform: &Platform) -> io::Result<Platform> {
     for (head, path) in heads.collect::<io::Result<Vec<_>>>()? {
         files.insert(path.clone(), Arc::new(stopped(vfs, &path, head)?));
     }
-    let mut folders = BTreeMap::from([(file_name::root(), root)]);
+    folders.insert(file_name::root(), root);
     folders.extend(journal.map(|names| (file_name::journal(), names)));
     let vfs = Arc::new(StillVfs { inner: platform.vfs.clone(), files, folders });
     Ok(Platform { vfs, ..platform.clone() })
