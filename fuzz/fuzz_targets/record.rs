@@ -41,8 +41,10 @@ fn check(data: &[u8]) {
     }
     let prosts = ReadResponse { records: records.clone(), ..Default::default() }.encode_to_vec();
     assert_eq!(ours, prosts);
-    let again: Result<Vec<_>, _> = wire::decode_all(ours.freeze()).collect();
-    assert_eq!(again, Ok(records));
+    // As bytes: a number that is none does not equal itself.
+    let again = wire::decode_all(ours.freeze()).collect::<Result<_, _>>().expect("just written");
+    let again = ReadResponse { records: again, ..Default::default() }.encode_to_vec();
+    assert_eq!(again, prosts);
 }
 
 fn fields(record: &Record) -> RecordFields<'_> {

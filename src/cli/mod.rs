@@ -118,9 +118,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         return settings::show(args);
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if let Command::Bench(args) = &command
-        && let Some(threads) = args.threads()
-    {
+    if let Some(threads) = command.threads() {
         builder.worker_threads(threads);
     }
     let runtime =
@@ -132,6 +130,15 @@ fn execute(command: Command) -> Result<(), Failure> {
 }
 
 impl Command {
+    /// Threads of the runtime, if it is not one for each processor.
+    fn threads(&self) -> Option<usize> {
+        match self {
+            Self::Bench(args) => args.threads(),
+            Self::Serve(_) => serve::threads(),
+            _ => None,
+        }
+    }
+
     async fn run(self) -> Result<(), Failure> {
         // The server has settings for its log; others are silent unless told.
         if !matches!(self, Self::Serve(_))

@@ -1,9 +1,12 @@
 //! Appends that do not wait for each other, across broken connections.
 //!
-//! Batches go out over one session, numbered for an idempotent producer. A task of its own keeps
-//! every batch until it is acknowledged; after a broken connection it sends those again, in order
-//! and under the same numbers, and the server answers what it has already with the original
-//! positions. So each batch is in the log once, and behind those submitted before it.
+//! Batches go out over a lane of a session that the appenders of a client share ([`lanes`]), numbered
+//! for an idempotent producer. A task of its own keeps every batch until it is acknowledged; after a
+//! broken connection it sends those again, in order and under the same numbers, and the server answers
+//! what it has already with the original positions. So each batch is in the log once, and behind those
+//! submitted before it.
+//!
+//! [`lanes`]: super::lanes
 
 use std::{
     collections::VecDeque,
@@ -17,11 +20,11 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::{
     Client, convert,
+    lanes::Lane,
     retry::{Backoff, Repeat, random_id},
 };
 use crate::{
@@ -29,16 +32,10 @@ use crate::{
     engine::{IfAbsent, RunKey},
     error::Error,
     grpc::status::{Call, from_status},
-    proto::{
-        AppendRecord, AppendSessionRequest, AppendSessionResponse, SessionBatch, SessionOpen,
-        append_session_request::Message,
-    },
+    proto::{AppendRecord, AppendSessionResponse, SessionBatch, SessionOpen},
     record::{PRODUCER_APPENDS_REMEMBERED, RunUid},
     sabotage::{self, Bug},
 };
-
-/// Batches that are handed to the connection ahead of what it has sent.
-const SEND_AHEAD: usize = 16;
 
 /// What an appender appends to, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,7 +209,7 @@ impl Appender {
     }
 }
 
-/// Keeps batches until they are acknowledged, and a session to send them over.
+/// Keeps batches until they are acknowledged, and a lane to send them over.
 struct Driver {
     client: Client,
     open: SessionOpen,
@@ -224,9 +221,6 @@ struct Driver {
     first_seq: u64,
     failure: Arc<OnceLock<Error>>,
 }
-
-/// What a session is asked for; dropped when nothing more comes.
-type Outgoing = mpsc::Sender<AppendSessionRequest>;
 
 impl Driver {
     async fn drive(mut self) -> Result<(), Error> {
@@ -269,48 +263,40 @@ impl Driver {
         error
     }
 
-    /// Sends what waits and what comes over one session, until everything is acknowledged and no
-    /// more comes.
+    /// Sends what waits and what comes over one lane, until everything is acknowledged and no more
+    /// comes.
     async fn session(&mut self) -> Result<(), Error> {
         if sabotage::is(Bug::ResendAsNew) && self.waiting.iter().any(|batch| batch.sent) {
             self.open.producer_epoch += 1;
             self.first_seq = 0;
         }
-        let (outgoing, messages) = mpsc::channel(SEND_AHEAD);
-        let open = AppendSessionRequest { message: Some(Message::Open(self.open.clone())) };
-        outgoing.try_send(open).expect("the channel has room for the first message");
-        let (_, mut streams) = self.client.link.streams();
-        let opened = self.backoff.bound(streams.append_session(ReceiverStream::new(messages)));
-        let opened = opened.await.ok_or_else(|| Repeat::Command.timed_out())?;
-        let acknowledged = opened.map_err(failed)?.into_inner();
-        self.exchange(outgoing, acknowledged).await
+        let mut lane = self.client.lanes.open(&self.client.link);
+        let begun = self.backoff.bound(lane.begin(self.open.clone()));
+        begun.await.ok_or_else(|| Repeat::Command.timed_out())?;
+        self.exchange(&mut lane).await
     }
 
-    async fn exchange(
-        &mut self,
-        outgoing: Outgoing,
-        mut acknowledged: Streaming<AppendSessionResponse>,
-    ) -> Result<(), Error> {
-        let mut outgoing = Some(outgoing);
-        let (mut sent, mut is_complete) = (0, false);
+    async fn exchange(&mut self, lane: &mut Lane) -> Result<(), Error> {
+        let (mut sent, mut is_complete, mut is_gone) = (0, false, false);
         loop {
-            let unsent = sent < self.waiting.len();
-            if is_complete && !unsent {
-                outgoing = None;
+            if is_complete && self.waiting.is_empty() {
+                return Ok(());
             }
+            let unsent = sent < self.waiting.len();
+            let (outgoing, answers) = lane.halves();
             tokio::select! {
                 biased;
-                message = acknowledged.message() => match message.map_err(failed)? {
-                    Some(message) => {
-                        sent = self.acknowledge(message, sent)?;
-                    }
-                    None if outgoing.is_none() && self.waiting.is_empty() => return Ok(()),
-                    None => return Err(Error::Unavailable { message: "session ended".into() }),
-                },
-                slot = reserve(outgoing.as_ref()), if unsent => {
-                    slot?.send(self.message(sent));
-                    sent += 1;
+                answer = answers.next() => {
+                    sent = self.acknowledge(answer.map_err(failed)?, sent)?;
                 }
+                slot = outgoing.reserve(), if unsent && !is_gone => match slot {
+                    Some(slot) => {
+                        slot.send(self.message(sent));
+                        sent += 1;
+                    }
+                    // The answers say why, behind what is acknowledged yet.
+                    None => is_gone = true,
+                },
                 batch = self.submitted.recv(), if !unsent && !is_complete => match batch {
                     Some(batch) => self.waiting.push_back(batch),
                     None => is_complete = true,
@@ -319,19 +305,18 @@ impl Driver {
         }
     }
 
-    /// The message of a batch that waits.
-    fn message(&mut self, at: usize) -> AppendSessionRequest {
+    /// What is sent of a batch that waits.
+    fn message(&mut self, at: usize) -> SessionBatch {
         let batch = &mut self.waiting[at];
         batch.sent = true;
-        let batch = SessionBatch {
+        SessionBatch {
             records: batch.records.clone(),
             producer_seq: self.first_seq + at as u64,
             ..SessionBatch::default()
-        };
-        AppendSessionRequest { message: Some(Message::Batch(batch)) }
+        }
     }
 
-    /// Settles the first batch that waits, of those sent over this session; how many are left.
+    /// Settles the first batch that waits, of those sent over this lane; how many are left.
     fn acknowledge(&mut self, message: AppendSessionResponse, sent: usize) -> Result<usize, Error> {
         let unasked = || convert::unexpected("an acknowledgement of nothing");
         let sent = sent.checked_sub(1).ok_or_else(unasked)?;
@@ -345,14 +330,6 @@ impl Driver {
         _ = batch.receipt.send(Ok(appended));
         Ok(sent)
     }
-}
-
-/// Waits until the connection takes another message.
-async fn reserve(
-    outgoing: Option<&Outgoing>,
-) -> Result<mpsc::Permit<'_, AppendSessionRequest>, Error> {
-    let gone = || Error::Unavailable { message: "the session takes nothing more".into() };
-    outgoing.ok_or_else(gone)?.reserve().await.map_err(|_| gone())
 }
 
 fn failed(status: Status) -> Error {

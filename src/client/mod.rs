@@ -21,6 +21,7 @@ mod connect;
 mod convert;
 mod inputs;
 mod keeper;
+mod lanes;
 mod link;
 mod live;
 mod retry;
@@ -47,6 +48,7 @@ use tonic::{Response, Status, transport::Uri};
 
 use self::{
     convert::run_id,
+    lanes::Lanes,
     link::{Admin, Link, Runs, Streams},
     retry::{Backoff, Repeat},
 };
@@ -97,6 +99,7 @@ impl Default for ClientOptions {
 #[derive(Debug, Clone)]
 pub struct Client {
     link: Arc<Link>,
+    lanes: Arc<Lanes>,
     options: Arc<ClientOptions>,
 }
 
@@ -115,8 +118,7 @@ impl Client {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn with_options(url: &str, options: ClientOptions) -> Result<Self, Error> {
-        let link = Arc::new(Link::new(url, &options)?);
-        Ok(Self { link, options: Arc::new(options) })
+        Ok(Self::by(Link::new(url, &options)?, options))
     }
 
     /// As [`with_options`](Self::with_options), on connections that `dial` makes to the address of
@@ -130,8 +132,11 @@ impl Client {
         F: Future<Output = io::Result<S>> + Send + 'static,
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let link = Arc::new(Link::over(dial, url, &options)?);
-        Ok(Self { link, options: Arc::new(options) })
+        Ok(Self::by(Link::over(dial, url, &options)?, options))
+    }
+
+    fn by(link: Link, options: ClientOptions) -> Self {
+        Self { link: Arc::new(link), lanes: Arc::default(), options: Arc::new(options) }
     }
 
     /// Creates a run, durably. Creating it again with the same parameters returns it; `created` is
@@ -245,7 +250,8 @@ impl Client {
         convert::appended(self.streams(repeat, request, call).await?)
     }
 
-    /// Appends batches to a stream without waiting for the answer of the one before.
+    /// Appends batches to a stream without waiting for the answer of the one before. However many
+    /// appenders a client has, one call to the server carries them.
     ///
     /// # Errors
     /// [`Refusal::Invalid`](crate::core::Refusal::Invalid) if the options cannot be used. Whatever

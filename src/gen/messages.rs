@@ -1484,24 +1484,31 @@ pub struct AppendResponse {
 /// A message of an append session.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AppendSessionRequest {
-    /// First the opening, then batches.
-    #[prost(oneof = "append_session_request::Message", tags = "1, 2")]
+    /// Number of the lane. A session has at most 4,096 at a time, also those that
+    /// ended and were not closed.
+    #[prost(uint32, tag = "3")]
+    pub lane: u32,
+    /// First the opening of a lane, then its batches.
+    #[prost(oneof = "append_session_request::Message", tags = "1, 2, 4")]
     pub message: ::core::option::Option<append_session_request::Message>,
 }
 /// Nested message and enum types in `AppendSessionRequest`.
 pub mod append_session_request {
-    /// First the opening, then batches.
+    /// First the opening of a lane, then its batches.
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Message {
-        /// Must come first, once.
+        /// Opens the lane: comes first, once.
         #[prost(message, tag = "1")]
         Open(super::SessionOpen),
         /// A batch.
         #[prost(message, tag = "2")]
         Batch(super::SessionBatch),
+        /// Nothing more comes on the lane. Its number is free again.
+        #[prost(message, tag = "4")]
+        Close(super::SessionClose),
     }
 }
-/// Names what a session appends to.
+/// Names what a lane of a session appends to.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SessionOpen {
     /// Name of the run.
@@ -1542,15 +1549,38 @@ pub struct SessionBatch {
     #[prost(uint64, optional, tag = "4")]
     pub expected_index: ::core::option::Option<u64>,
 }
-/// A batch of the session is durable.
+/// Closes a lane of a session. What was sent on it before is answered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionClose {}
+/// A batch of the session is durable, or a lane has ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AppendSessionResponse {
-    /// Number of the batch in the session, from 0.
+    /// Number of the batch in its lane, from 0.
     #[prost(uint64, tag = "1")]
     pub ordinal: u64,
-    /// Its answer.
+    /// Its answer; absent if the lane has ended.
     #[prost(message, optional, tag = "2")]
     pub appended: ::core::option::Option<AppendResponse>,
+    /// Number of the lane.
+    #[prost(uint32, tag = "3")]
+    pub lane: u32,
+    /// Set if this batch was refused: it and all behind it in the lane were not
+    /// applied, and have no answers of their own. Never of lane 0.
+    #[prost(message, optional, tag = "4")]
+    pub ended: ::core::option::Option<LaneEnd>,
+}
+/// Why a lane has ended: the status that a call of its own would have had.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LaneEnd {
+    /// Status code.
+    #[prost(int32, tag = "1")]
+    pub code: i32,
+    /// What happened, in words.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    /// A serialized `google.rpc.Status`, with the reason and its values.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub details: ::prost::bytes::Bytes,
 }
 /// Closes a stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

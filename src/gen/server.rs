@@ -1123,8 +1123,13 @@ pub mod stream_service_server {
             + std::marker::Send
             + 'static;
         /// Appends batches without waiting for the answer of the one before. Answers
-        /// come in the order of the batches. The first batch that is refused ends the
-        /// session with its status; no later batch of the session is applied.
+        /// come in the order of the batches.
+        ///
+        /// A session has lanes, each for one stream of one run, so that who writes to
+        /// many runs needs one session; who writes to one uses lane 0 and need not
+        /// know of them. The first batch that is refused ends its lane; no later batch
+        /// of the lane is applied. The end of lane 0 ends the session with its status.
+        /// The end of another lane is an answer of its own, and the others go on.
         async fn append_session(
             &self,
             request: tonic::Request<tonic::Streaming<crate::proto::AppendSessionRequest>>,

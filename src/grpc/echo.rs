@@ -102,9 +102,9 @@ impl StreamService for Echo {
     ) -> Result<Response<Self::AppendSessionStream>, Status> {
         let mut ordinal = 0;
         let answers = request.into_inner().filter_map(move |message| match message {
-            Ok(AppendSessionRequest { message: Some(Message::Batch(batch)) }) => {
+            Ok(AppendSessionRequest { message: Some(Message::Batch(batch)), lane }) => {
                 let appended = Some(applied(batch.records.len()));
-                let answer = AppendSessionResponse { ordinal, appended };
+                let answer = AppendSessionResponse { ordinal, appended, lane, ended: None };
                 ordinal += 1;
                 Some(Ok(answer))
             }

@@ -25,6 +25,8 @@ pub(crate) mod gather;
 #[cfg(feature = "grpc")]
 mod inputs;
 #[cfg(feature = "grpc")]
+mod lane;
+#[cfg(feature = "grpc")]
 pub mod server;
 #[cfg(feature = "grpc")]
 mod service;

@@ -3,169 +3,57 @@
 //! One object reads, admits and acknowledges, without a task or queue between: it is polled by the
 //! connection, so a client that does not take its acknowledgements is not read from either. Up to
 //! [`IN_FLIGHT_MAX`] batches wait for the disk; their bytes are bounded by the store's permits.
+//! Batches become durable in the order of their decision, so those of all lanes wait in one queue,
+//! and only the first of them is woken for.
 //!
-//! The first batch that is refused ends the session: nothing behind it is admitted, everything
-//! before it is acknowledged, and then the status says why and, as `ordinal`, which it was.
+//! The first batch of a lane that is refused ends the lane behind the answers before it ([`lane`]).
+//! With lane 0 the session ends: nothing more is admitted, what was is acknowledged, and then the
+//! status says why and, as `ordinal`, which batch of lane 0 it was.
+//!
+//! [`lane`]: super::lane
 
 use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use tokio_util::sync::{CancellationToken, ReusableBoxFuture, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming, codegen::tokio_stream::Stream};
 
-use super::{convert, edge, status::to_status_with};
+use super::{
+    convert,
+    lane::{Admission, Answer, Batch, MAIN, Reader, lane_end, status_at},
+};
 use crate::{
-    core::{Append, Appended, Producer, Refusal},
-    engine::{IfAbsent, RunKey, Store, Ticket},
+    engine::Store,
     error::Error,
-    proto::{
-        AppendSessionRequest, AppendSessionResponse, SessionBatch, SessionOpen,
-        append_session_request::Message,
-    },
-    record::{Index, RunUid, Seq},
+    proto::{AppendSessionRequest, AppendSessionResponse},
     sabotage::{self, Bug},
 };
 
 /// Batches of a session that wait for the disk, at most.
 const IN_FLIGHT_MAX: usize = 1_024;
 
-/// What all batches of a session have in common.
-struct Target {
-    run: RunKey,
-    run_uid: Option<RunUid>,
-    absent: IfAbsent,
-    stream: Arc<str>,
-    producer: Option<(Arc<str>, u64)>,
-    lease_epoch: Option<u64>,
-}
-
-impl Target {
-    fn new(open: SessionOpen) -> Result<Self, Refusal> {
-        let producer = (!open.producer_id.is_empty())
-            .then(|| (Arc::from(open.producer_id), open.producer_epoch));
-        Ok(Self {
-            run_uid: convert::run_uid(&open.run_uid)?,
-            run: RunKey::new(open.run_id),
-            absent: convert::if_absent(open.create_run),
-            stream: open.stream.into(),
-            lease_epoch: open.lease_epoch,
-            producer,
-        })
-    }
-
-    fn append(&self, batch: SessionBatch) -> Result<Append, Refusal> {
-        if self.producer.is_none() && batch.producer_seq != 0 {
-            let problem = "is given, but the session was opened without a producer";
-            return Err(Refusal::invalid("producer_seq", problem));
-        }
-        let producer = self.producer.as_ref().map(|(id, epoch)| Producer {
-            id: id.clone(),
-            epoch: *epoch,
-            seq: batch.producer_seq,
-        });
-        Ok(Append {
-            run_uid: self.run_uid,
-            stream: self.stream.clone(),
-            records: convert::new_records(batch.records),
-            expected_seq: batch.expected_seq.map(Seq),
-            expected_index: batch.expected_index.map(Index),
-            producer,
-            lease_epoch: self.lease_epoch,
-        })
-    }
-}
-
-/// What became of reading on.
-enum Admission {
-    /// A batch was admitted, or refused on its turn: the ticket tells.
-    Batch(Ticket<Appended>),
-    /// Nothing more comes.
-    HalfClosed,
-    /// Nothing more is taken.
-    Ended(Ending),
-}
-
-/// Why a session takes nothing more.
+/// Why a session takes nothing more, and ends when all is answered.
 enum Ending {
-    Error(Error),
+    /// The client has said so, or a batch of lane 0 that is in flight was refused.
+    Clean,
+    ShuttingDown,
     /// The request could not be read.
     Unreadable(Status),
-}
-
-impl From<Refusal> for Ending {
-    fn from(refusal: Refusal) -> Self {
-        Self::Error(refusal.into())
-    }
-}
-
-impl Ending {
-    fn status(&self, ordinal: u64) -> Status {
-        match self {
-            Self::Error(error) => to_status_with(error, [("ordinal", ordinal.to_string())]),
-            Self::Unreadable(status) => edge::with_reason(status.clone()),
-        }
-    }
-}
-
-/// Reads messages and admits their batches.
-struct Reader {
-    store: Store,
-    messages: Streaming<AppendSessionRequest>,
-    target: Option<Target>,
-}
-
-impl Reader {
-    /// The next admission, and the reader back.
-    async fn step(mut self) -> (Self, Admission) {
-        let admission = self.admit().await.unwrap_or_else(Admission::Ended);
-        (self, admission)
-    }
-
-    async fn admit(&mut self) -> Result<Admission, Ending> {
-        loop {
-            let message = self.messages.message().await.map_err(Ending::Unreadable)?;
-            match message.map(|message| message.message) {
-                None => return Ok(Admission::HalfClosed),
-                Some(Some(Message::Open(open))) => self.open(open)?,
-                Some(Some(Message::Batch(batch))) => return self.submit(batch).await,
-                Some(None) => {
-                    return Err(Refusal::invalid("message", "is neither open nor batch").into());
-                }
-            }
-        }
-    }
-
-    fn open(&mut self, open: SessionOpen) -> Result<(), Refusal> {
-        if self.target.is_some() {
-            return Err(Refusal::invalid("open", "came before: it is sent once"));
-        }
-        self.target = Some(Target::new(open)?);
-        Ok(())
-    }
-
-    async fn submit(&self, batch: SessionBatch) -> Result<Admission, Ending> {
-        let missing = || Refusal::invalid("open", "is missing: it comes before the first batch");
-        let target = self.target.as_ref().ok_or_else(missing)?;
-        let append = target.append(batch)?;
-        let submitted = self.store.submit(&target.run, append, target.absent).await;
-        submitted.map(Admission::Batch).map_err(Ending::Error)
-    }
 }
 
 /// The acknowledgements of a session, and its status.
 pub(super) struct Session {
     /// Never polled again once `ending` is set.
     reading: ReusableBoxFuture<'static, (Reader, Admission)>,
-    in_flight: VecDeque<Ticket<Appended>>,
-    /// Ordinal of the first batch in flight.
+    in_flight: VecDeque<Batch>,
+    /// Batches of lane 0 that were acknowledged.
     acknowledged: u64,
-    /// Set when nothing more is admitted; none in it is a clean end.
-    ending: Option<Option<Ending>>,
+    /// Set when nothing more is admitted.
+    ending: Option<Ending>,
     over: bool,
     /// Ready when the server stops. Asked only when there is nothing else to do: all sessions share
     /// the lock behind it.
@@ -179,9 +67,8 @@ impl Session {
         messages: Streaming<AppendSessionRequest>,
         drain: CancellationToken,
     ) -> Self {
-        let reader = Reader { store, messages, target: None };
         Self {
-            reading: ReusableBoxFuture::new(reader.step()),
+            reading: ReusableBoxFuture::new(Reader::new(store, messages).step()),
             in_flight: VecDeque::new(),
             acknowledged: 0,
             ending: None,
@@ -190,26 +77,29 @@ impl Session {
         }
     }
 
-    /// The acknowledgement of the first batch in flight, or the status that it ends the session
-    /// with.
+    /// The answer to the first batch in flight, or the status that it ends the session with.
     fn poll_front(&mut self, cx: &mut Context<'_>) -> Poll<Result<AppendSessionResponse, Status>> {
         if sabotage::is(Bug::AckOutOfTurn) {
             self.in_flight.rotate_left(self.in_flight.len().saturating_sub(1));
         }
         let Some(front) = self.in_flight.front_mut() else { return Poll::Pending };
-        let outcome = ready!(Pin::new(front).poll(cx));
+        let outcome = match &mut front.answer {
+            Answer::Ticket(ticket) => ready!(Pin::new(ticket).poll(cx)),
+            Answer::Refused(error) => Err(error.clone()),
+        };
+        let Batch { lane, ordinal, .. } = *front;
         self.in_flight.pop_front();
-        let ordinal = self.acknowledged;
-        self.acknowledged += 1;
+        let answer = AppendSessionResponse { ordinal, lane, appended: None, ended: None };
         Poll::Ready(match outcome {
             Ok(appended) => {
-                let appended = Some(convert::appended(&appended));
-                Ok(AppendSessionResponse { ordinal, appended })
+                self.acknowledged += u64::from(lane == MAIN);
+                Ok(AppendSessionResponse { appended: Some(convert::appended(&appended)), ..answer })
             }
-            Err(error) => {
+            Err(error) if lane == MAIN => {
                 self.over = true;
-                Err(to_status_with(&error, [("ordinal", ordinal.to_string())]))
+                Err(status_at(&error, ordinal))
             }
+            Err(error) => Ok(AppendSessionResponse { ended: Some(lane_end(&error)), ..answer }),
         })
     }
 
@@ -220,17 +110,16 @@ impl Session {
             let Poll::Ready((reader, admission)) = self.reading.poll(cx) else { break };
             admitted = true;
             match admission {
-                // Nothing behind a refused batch may be applied.
-                Admission::Batch(ticket) if ticket.is_refused() => {
-                    self.in_flight.push_back(ticket);
-                    self.ending = Some(None);
+                Admission::Batch(batch) => {
+                    // Nothing behind a refused batch may be applied.
+                    match batch.lane == MAIN && batch.ends_lane() {
+                        true => self.ending = Some(Ending::Clean),
+                        false => self.reading.set(reader.step()),
+                    }
+                    self.in_flight.push_back(batch);
                 }
-                Admission::Batch(ticket) => {
-                    self.in_flight.push_back(ticket);
-                    self.reading.set(reader.step());
-                }
-                Admission::HalfClosed => self.ending = Some(None),
-                Admission::Ended(ending) => self.ending = Some(Some(ending)),
+                Admission::HalfClosed => self.ending = Some(Ending::Clean),
+                Admission::Unreadable(status) => self.ending = Some(Ending::Unreadable(status)),
             }
         }
         admitted
@@ -238,8 +127,11 @@ impl Session {
 
     fn finish(&mut self) -> Option<Result<AppendSessionResponse, Status>> {
         self.over = true;
-        let ending = self.ending.take().flatten()?;
-        Some(Err(ending.status(self.acknowledged)))
+        match self.ending.take()? {
+            Ending::Clean => None,
+            Ending::ShuttingDown => Some(Err(status_at(&Error::ShuttingDown, self.acknowledged))),
+            Ending::Unreadable(status) => Some(Err(status)),
+        }
     }
 }
 
@@ -264,7 +156,7 @@ impl Stream for Session {
             if self.ending.is_some() || self.drain.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            self.ending = Some(Some(Ending::Error(Error::ShuttingDown)));
+            self.ending = Some(Ending::ShuttingDown);
         }
     }
 }

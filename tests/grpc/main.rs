@@ -7,6 +7,7 @@
 mod appends;
 mod crowd;
 mod failures;
+mod lanes;
 mod life;
 mod operations;
 mod proxy;

@@ -151,7 +151,7 @@ fn a_server_that_stops_acknowledges_what_its_sessions_have_sent() {
             stream: "out".into(),
             ..SessionOpen::default()
         };
-        let message = |message| AppendSessionRequest { message: Some(message) };
+        let message = |message| AppendSessionRequest { message: Some(message), lane: 0 };
         outgoing.send(message(Message::Open(open))).await.expect("sent");
         let batch = SessionBatch { records: vec![AppendRecord::default()], ..Default::default() };
         for _ in 0..10 {

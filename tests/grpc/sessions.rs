@@ -19,7 +19,7 @@ use crate::{
 };
 
 fn message(message: Message) -> AppendSessionRequest {
-    AppendSessionRequest { message: Some(message) }
+    AppendSessionRequest { message: Some(message), lane: 0 }
 }
 
 fn open(producer_id: &str) -> AppendSessionRequest {
@@ -173,7 +173,7 @@ fn a_session_that_is_not_opened_as_agreed_is_refused() {
     run(async {
         let server = Server::start().await;
         let channel = raw::connect(&server.url()).await;
-        let nothing = AppendSessionRequest { message: None };
+        let nothing = AppendSessionRequest { message: None, lane: 0 };
         let numbered = message(Message::Batch(line("x", 4)));
         let strange = |run_uid: Vec<u8>| {
             let open = SessionOpen { run_uid: run_uid.into(), ..SessionOpen::default() };
@@ -182,7 +182,7 @@ fn a_session_that_is_not_opened_as_agreed_is_refused() {
         for (messages, answered, expected) in [
             (vec![send("x")], 0, "open is missing: it comes before the first batch"),
             (vec![open(""), send("x"), open("")], 1, "open came before: it is sent once"),
-            (vec![open(""), nothing], 0, "message is neither open nor batch"),
+            (vec![open(""), nothing], 0, "message is neither open, nor batch, nor close"),
             (
                 vec![open(""), numbered],
                 0,

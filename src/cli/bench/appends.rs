@@ -65,6 +65,21 @@ pub(super) fn bulk(bench: &Bench) -> Vec<Case> {
     cases.into_iter().map(case).collect()
 }
 
+impl Case {
+    /// Writers of a kind, and what each does. A session of the bare service carries what all writers
+    /// of a connection have in flight, as the one does that the appenders of a client share.
+    fn shape(&self, kind: Kind) -> (usize, Load) {
+        match kind {
+            Kind::WireSession => {
+                let sessions = self.connections.min(self.writers);
+                let window = (self.load.window * self.writers).div_ceil(sessions);
+                (sessions, Load { window, ..self.load })
+            }
+            _ => (self.writers, self.load),
+        }
+    }
+}
+
 /// Measures a case: every kind once in turn, as often as was asked for.
 pub(super) async fn measure(bench: &Bench, case: &Case) -> Result<Vec<Row>, Failure> {
     let row = |kind: &Kind| Row::new(case.workload, &case.what, *kind);
@@ -72,11 +87,11 @@ pub(super) async fn measure(bench: &Bench, case: &Case) -> Result<Vec<Row>, Fail
     for _ in 0..bench.args.runs {
         for row in &mut rows {
             let place = Place::start(row.kind, &bench.ground).await?;
-            let (writers, window) = (case.writers, case.load.window);
-            let writers = place.writers(row.kind, writers, case.connections, window).await?;
+            let (count, load) = case.shape(row.kind);
+            let writers = place.writers(row.kind, count, case.connections, load.window).await?;
             let writers = begun(bench, writers).await?;
             let until = Until::After(bench.args.window());
-            let work = write(writers, &bench.bodies, case.load, until, &bench.watch);
+            let work = write(writers, &bench.bodies, load, until, &bench.watch);
             row.samples.push(bench.sample(&place, work).await?);
             place.end(case.writers).await?;
         }

@@ -40,7 +40,7 @@ use self::{
     report::Row,
     stopwatch::Stopwatch,
 };
-use super::{failure::Failure, interrupt};
+use super::{failure::Failure, interrupt, serve};
 use crate::{
     grpc::echo,
     platform::process::{disk_written, process_use},
@@ -150,7 +150,10 @@ enum Workload {
 impl BenchArgs {
     /// Threads that the work is done by; the bare service has as many as a server.
     pub(super) fn threads(&self) -> Option<usize> {
-        (!self.serve_wire && 0 < self.threads).then_some(self.threads)
+        match self.serve_wire {
+            true => serve::threads(),
+            false => (0 < self.threads).then_some(self.threads),
+        }
     }
 
     fn window(&self) -> Duration {

@@ -27,7 +27,9 @@ use crate::{
 /// Bytes in flight on one call and on one connection, as the store's client has it.
 const WINDOW_BYTES: (u32, u32) = (512 << 10, 1 << 30);
 /// Messages that are handed to the connection ahead of what it has sent, as there.
-const SEND_AHEAD: usize = 16;
+const SEND_AHEAD: usize = 64;
+/// Number of a lane that is as long as most.
+const LANE: u32 = 16;
 
 /// A connection.
 pub(super) type Wire = Channel;
@@ -91,7 +93,7 @@ impl Session {
             producer_id: "0123456789abcdef".into(),
             ..SessionOpen::default()
         };
-        let open = AppendSessionRequest { message: Some(Message::Open(open)) };
+        let open = AppendSessionRequest { message: Some(Message::Open(open)), lane: LANE };
         outgoing.try_send(open).expect("the channel has room for the first message");
         let codec = MessageCodec::<AppendSessionRequest, AppendSessionResponse>::default();
         let path = path("/braidlog.v1.StreamService/AppendSession");
@@ -105,7 +107,7 @@ impl Session {
         let producer_seq = self.seq;
         self.seq += 1;
         let batch = SessionBatch { records, producer_seq, ..SessionBatch::default() };
-        let message = AppendSessionRequest { message: Some(Message::Batch(batch)) };
+        let message = AppendSessionRequest { message: Some(Message::Batch(batch)), lane: LANE };
         let gone = |_| failed(&Status::unavailable("the session ended"));
         self.outgoing.send(message).await.map_err(gone)
     }
