@@ -9,5 +9,6 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let Ok(state) = RunState::from_bytes(Bytes::copy_from_slice(data)) else { return };
     let again = RunState::from_bytes(state.to_bytes()).expect("what was written is read");
-    assert_eq!(again, state);
+    // As text where they differ: a number that is none does not equal itself.
+    assert!(again == state || format!("{again:?}") == format!("{state:?}"), "{again:?} {state:?}");
 });

@@ -45,6 +45,8 @@ const UNACKED_MAX: usize = 4;
 const STAY: u64 = 12;
 const TASK: &str = "answer";
 const OUT: &str = "out";
+/// What goes over the same session beside it.
+const SIDE: &str = "side";
 /// What ends a run of inputs.
 const BYE: &str = "bye";
 /// Milliseconds between two things that somebody does, at most.
@@ -255,37 +257,48 @@ impl Caller {
         }
     }
 
-    /// Appends over sessions until all is calm, and a few batches more.
+    /// Appends to two streams over the session that both share, until all is calm, and a few batches
+    /// more.
     pub(crate) async fn stream(self, n: u64) -> turmoil::Result {
         self.begin().await;
-        let client = client(RetryPolicy::default());
-        let (run, mut left) = (out_run(n), 8);
+        let (client, run) = (client(RetryPolicy::default()), out_run(n));
+        let (out, side) = (self.lane(&client, &run, OUT), self.lane(&client, &run, SIDE));
+        tokio::join!(out, side);
+        self.end()
+    }
+
+    async fn lane(&self, client: &Client, run: &str, stream: &str) {
+        let mut left = 8;
         while 0 < left {
             let options = AppenderOptions {
-                producer_id: Some(self.name.to_string().into()),
+                producer_id: Some(format!("{}-{stream}", self.name).into()),
                 epoch: self.lives.replace(self.lives.get() + 1),
                 in_flight_max: IN_FLIGHT_MAX,
-                ..AppenderOptions::new(OUT)
+                ..AppenderOptions::new(stream)
             };
-            let appender =
-                client.appender(&RunKey::new(run.clone()), options).expect("options are right");
-            if let Err(error) = self.submit(appender, &run, &mut left).await {
+            let appender = client.appender(&RunKey::new(run), options).expect("options are right");
+            if let Err(error) = self.submit(appender, run, stream, &mut left).await {
                 self.fail(&error);
                 left = left.max(1);
             }
         }
-        self.end()
     }
 
     /// Appends many batches at a time. Whatever is open when it fails is left as it is.
-    async fn submit(&self, mut to: Appender, run: &str, left: &mut u64) -> Result<(), Error> {
+    async fn submit(
+        &self,
+        mut to: Appender,
+        run: &str,
+        stream: &str,
+        left: &mut u64,
+    ) -> Result<(), Error> {
         let mut waiting: VecDeque<(Vec<String>, Receipt)> = VecDeque::new();
         while 0 < *left || !waiting.is_empty() {
             if 0 < *left && waiting.len() < IN_FLIGHT_MAX {
                 *left -= u64::from(self.stage.is_calm.get());
                 let bodies = self.batch(self.next.replace(self.next.get() + 1));
                 let records = bodies.iter().map(|name| NewRecord::new(body(name))).collect();
-                self.sent(run, OUT, &bodies);
+                self.sent(run, stream, &bodies);
                 waiting.push_back((bodies, to.submit(records).await?));
                 if self.below(3) == 0 {
                     self.pause().await;
@@ -294,7 +307,7 @@ impl Caller {
             if *left == 0 || self.below(IN_FLIGHT_MAX as u64) < waiting.len() as u64 {
                 let Some((bodies, receipt)) = waiting.pop_front() else { continue };
                 let appended = receipt.await?;
-                self.acked(run, OUT, &bodies, appended.first_index.0, appended.deduplicated);
+                self.acked(run, stream, &bodies, appended.first_index.0, appended.deduplicated);
             }
         }
         to.finish().await
@@ -466,7 +479,12 @@ impl Caller {
         for run in (0..OUT_RUNS).map(out_run) {
             let close = Close { outcome: Outcome::Completed, ..Close::default() };
             client.close_run(&RunKey::new(run.clone()), close).await?;
-            self.read(&client, &run, OUT).await?;
+            for stream in [OUT, SIDE] {
+                match self.read(&client, &run, stream).await {
+                    Err(Error::Refused(Refusal::StreamNotFound)) => {}
+                    read => read?,
+                }
+            }
         }
         for run in (0..IN_RUNS).map(in_run) {
             while client.get_run(&RunKey::new(run.clone())).await?.ended.is_none() {
