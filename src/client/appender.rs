@@ -111,6 +111,13 @@ struct Batch {
     _room: OwnedSemaphorePermit,
 }
 
+impl Batch {
+    /// Bytes of its records, about.
+    fn bytes(&self) -> usize {
+        self.records.iter().map(|record| record.data.len()).sum()
+    }
+}
+
 impl Appender {
     pub(super) fn start(
         client: Client,
@@ -283,13 +290,14 @@ impl Driver {
                 return Ok(());
             }
             let unsent = sent < self.waiting.len();
+            let bytes = self.waiting.get(sent).map_or(0, Batch::bytes);
             let (outgoing, answers) = lane.halves();
             tokio::select! {
                 biased;
                 answer = answers.next() => {
                     sent = self.acknowledge(answer.map_err(failed)?, sent)?;
                 }
-                slot = outgoing.reserve(), if unsent && !is_gone => match slot {
+                slot = outgoing.reserve(bytes), if unsent && !is_gone => match slot {
                     Some(slot) => {
                         slot.send(self.message(sent));
                         sent += 1;

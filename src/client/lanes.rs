@@ -5,6 +5,9 @@
 //! begins with its first lane and ends with its last. When it breaks, every lane is told, and opens
 //! another in the next session; which batches to send again is its owner's business.
 //!
+//! Whoever appends much does not hold up the others: few bytes wait ahead of the connection, and room
+//! for more is given in the order in which it was asked for.
+//!
 //! What it deliberately does not do: repeat, number, or keep anything.
 
 use std::{
@@ -16,11 +19,12 @@ use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     sync::{
+        OwnedSemaphorePermit, Semaphore,
         mpsc::{self, error::TrySendError},
         watch,
     },
 };
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 
 use super::link::{Generation, Link, Streams};
@@ -31,10 +35,14 @@ use crate::proto::{
 
 /// Messages that are handed to the connection ahead of what it has sent.
 const SEND_AHEAD: usize = 64;
+/// Bytes of records in those: a larger batch goes alone.
+const SEND_AHEAD_BYTES: u32 = 256 << 10;
 /// Lanes of a session: a quarter of what the server takes.
 const LANES_MAX: usize = 1_024;
 
 type LaneNo = u32;
+/// What goes out, and the room that it takes until the connection has it.
+type Sent = (AppendSessionRequest, Option<OwnedSemaphorePermit>);
 type Answer = Result<AppendSessionResponse, Status>;
 
 /// The session that new lanes are opened in.
@@ -49,7 +57,9 @@ pub(super) struct Lanes {
 struct Session {
     /// The connection it was begun on.
     generation: Generation,
-    outgoing: mpsc::Sender<AppendSessionRequest>,
+    outgoing: mpsc::Sender<Sent>,
+    /// Bytes that may still be handed over.
+    room: Arc<Semaphore>,
     /// Whether the server has taken the call; closed when it has ended.
     opened: watch::Receiver<bool>,
     table: Arc<Mutex<Table>>,
@@ -86,18 +96,20 @@ impl Session {
         let (taken, opened) = watch::channel(false);
         let table = Arc::new(Mutex::new(Table { next: 1, ..Table::default() }));
         tokio::spawn(carry(streams, messages, taken, table.clone()));
-        Self { generation, outgoing, opened, table }
+        let room = Arc::new(Semaphore::new(SEND_AHEAD_BYTES as usize));
+        Self { generation, outgoing, room, opened, table }
     }
 }
 
 /// Makes the call, and hands out what it answers until it ends.
 async fn carry(
     mut streams: Streams,
-    messages: mpsc::Receiver<AppendSessionRequest>,
+    messages: mpsc::Receiver<Sent>,
     taken: watch::Sender<bool>,
     table: Arc<Mutex<Table>>,
 ) {
-    let status = match streams.append_session(ReceiverStream::new(messages)).await {
+    let messages = ReceiverStream::new(messages).map(|(message, _room)| message);
+    let status = match streams.append_session(messages).await {
         Err(status) => status,
         Ok(answers) => {
             taken.send_replace(true);
@@ -179,7 +191,8 @@ impl Lane {
         let mut opened = session.opened.clone();
         if opened.wait_for(|is_open| *is_open).await.is_ok() {
             let message = Some(Message::Open(open));
-            _ = session.outgoing.send(AppendSessionRequest { message, lane: *lane }).await;
+            let open = AppendSessionRequest { message, lane: *lane };
+            _ = session.outgoing.send((open, None)).await;
         }
     }
 
@@ -190,23 +203,32 @@ impl Lane {
 }
 
 impl Outgoing {
-    /// Waits until the connection takes another batch; none if the session has ended.
-    pub(super) async fn reserve(&self) -> Option<Slot<'_>> {
-        let permit = self.session.outgoing.reserve().await.ok()?;
-        Some(Slot { permit, lane: self.lane })
+    /// Waits until the connection takes a batch with so many bytes of records; none if the session
+    /// has ended.
+    pub(super) async fn reserve(&self, bytes: usize) -> Option<Slot<'_>> {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, SEND_AHEAD_BYTES);
+        // First a place, which tells when the session has ended.
+        let place = self.session.outgoing.reserve().await.ok()?;
+        let room = tokio::select! {
+            room = self.session.room.clone().acquire_many_owned(bytes) => room.ok()?,
+            () = self.session.outgoing.closed() => return None,
+        };
+        Some(Slot { place, room, lane: self.lane })
     }
 }
 
 /// Room for one batch.
 pub(super) struct Slot<'a> {
-    permit: mpsc::Permit<'a, AppendSessionRequest>,
+    place: mpsc::Permit<'a, Sent>,
+    room: OwnedSemaphorePermit,
     lane: LaneNo,
 }
 
 impl Slot<'_> {
     pub(super) fn send(self, batch: SessionBatch) {
         let message = Some(Message::Batch(batch));
-        self.permit.send(AppendSessionRequest { message, lane: self.lane });
+        let message = AppendSessionRequest { message, lane: self.lane };
+        self.place.send((message, Some(self.room)));
     }
 }
 
@@ -225,7 +247,7 @@ impl Drop for Outgoing {
     fn drop(&mut self) {
         self.session.table.lock().lanes.remove(&self.lane);
         let message = Some(Message::Close(SessionClose {}));
-        let close = AppendSessionRequest { message, lane: self.lane };
+        let close = (AppendSessionRequest { message, lane: self.lane }, None);
         let outgoing = &self.session.outgoing;
         // The server keeps a lane until it is told. Without a runtime the connection ends as well.
         if let Err(TrySendError::Full(close)) = outgoing.try_send(close)
@@ -234,5 +256,58 @@ impl Drop for Outgoing {
             let outgoing = outgoing.clone();
             runtime.spawn(async move { _ = outgoing.send(close).await });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::Future, pin::pin, task::Context, task::Poll, task::Waker};
+
+    use super::*;
+
+    fn polled<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test]
+    async fn few_bytes_wait_ahead_of_the_connection_and_room_for_more_is_given_in_turn() {
+        let (outgoing, mut messages) = mpsc::channel(SEND_AHEAD);
+        let (_taken, opened) = watch::channel(true);
+        let room = Arc::new(Semaphore::new(SEND_AHEAD_BYTES as usize));
+        let session = Session { generation: 0, outgoing, room, opened, table: Arc::default() };
+        let session = Arc::new(session);
+        let busy = Lane::join(session.clone()).expect("room");
+        let other = Lane::join(session).expect("room");
+
+        let large = 4 * SEND_AHEAD_BYTES as usize;
+        let slot = busy.outgoing.reserve(large).await.expect("a place");
+        slot.send(SessionBatch::default());
+        let mut again = pin!(busy.outgoing.reserve(large));
+        let mut small = pin!(other.outgoing.reserve(1));
+        assert!(polled(again.as_mut()).is_pending());
+        assert!(polled(small.as_mut()).is_pending());
+
+        drop(messages.recv().await);
+        assert!(polled(small.as_mut()).is_pending(), "the other asked first");
+        let Poll::Ready(Some(slot)) = polled(again) else { panic!("nobody is before it") };
+        slot.send(SessionBatch::default());
+        assert!(polled(small.as_mut()).is_pending());
+        drop(messages.recv().await);
+        let Poll::Ready(Some(slot)) = polled(small) else { panic!("behind one batch, not two") };
+        slot.send(SessionBatch::default());
+        assert_eq!(messages.recv().await.expect("it").0.lane, other.outgoing.lane);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_is_told_that_the_session_has_ended() {
+        let (outgoing, messages) = mpsc::channel(SEND_AHEAD);
+        let (_taken, opened) = watch::channel(true);
+        let room = Arc::new(Semaphore::new(0));
+        let session = Session { generation: 0, outgoing, room, opened, table: Arc::default() };
+        let lane = Lane::join(Arc::new(session)).expect("room");
+        let mut waiting = pin!(lane.outgoing.reserve(1));
+        assert!(polled(waiting.as_mut()).is_pending());
+        drop(messages);
+        assert!(matches!(polled(waiting), Poll::Ready(None)));
     }
 }

@@ -13,9 +13,10 @@
 //! ```
 //! `durable_block_no` is an exclusive end, like every such number here.
 //!
-//! **Mask.** No 512-byte sector that holds header, payload or trailer bytes is all zero on disk.
-//! If the payload has such a sector, it is XOR-ed with a stream generated from (mask, block_no);
-//! the first mask that works is stored, 0 means as is. Slots are zero-filled, so a zero sector
+//! **Mask.** No 512-byte sector that holds header, payload or trailer bytes is all zero on disk, nor
+//! would be if one byte of it were wrong: it has two bytes that are not zero, or, if it holds one byte,
+//! two bits. If the payload has a sector that has not, it is XOR-ed with a stream generated from
+//! (mask, block_no); the first mask that works is stored, 0 means as is. Slots are zero-filled, so a zero sector
 //! inside a block proves that the sector was never written: the block is torn. Without the mask,
 //! user data full of zeros would make torn and damaged look the same.
 
@@ -163,13 +164,14 @@ pub fn encode<'a>(
     read_fields(out)
 }
 
-/// Masks the payload until no sector with content is zero; returns the mask.
+/// Masks the payload until every sector with content is told from one that was never written, also if
+/// one byte of it is damaged; returns the mask.
 fn hide_zero_sectors(block: &mut [u8], payload_len: usize, block_no: u64) -> u16 {
     let mut mask = 0u16;
     if sabotage::is(Bug::NoMask) {
         return mask;
     }
-    while has_zero_sector(block, payload_len) {
+    while !is_told_from_zeros(block, payload_len) {
         toggle_mask(payload_of_mut(block, payload_len), mask, block_no);
         mask = mask.checked_add(1).expect("of 65,535 random streams one hides every zero sector");
         toggle_mask(payload_of_mut(block, payload_len), mask, block_no);
@@ -222,6 +224,25 @@ fn has_zero_sector(block: &[u8], payload_len: usize) -> bool {
         .chunks(SECTOR_BYTES)
         .enumerate()
         .any(|(n, sector)| (n < content_sectors || n == last) && is_zero(sector))
+}
+
+/// Whether every sector that holds header, payload or trailer bytes has more that is not zero than a
+/// wrong byte could hide.
+fn is_told_from_zeros(block: &[u8], payload_len: usize) -> bool {
+    let (payload_end, last) = (BLOCK_HEADER_BYTES + payload_len, block.len() / SECTOR_BYTES - 1);
+    block.chunks(SECTOR_BYTES).enumerate().all(|(n, sector)| {
+        let content = payload_end.saturating_sub(n * SECTOR_BYTES);
+        if content == 0 && n != last {
+            return true;
+        }
+        let mut set = sector.iter().filter(|byte| **byte != 0);
+        match (set.next(), set.next()) {
+            (Some(_), Some(_)) => true,
+            // The last byte of the payload stands alone. No mask makes two of it.
+            (Some(byte), None) => content == 1 && 2 <= byte.count_ones(),
+            (None, _) => false,
+        }
+    })
 }
 
 fn payload_of(block: &[u8], payload_len: usize) -> &[u8] {
@@ -472,6 +493,37 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_byte_does_not_make_a_sector_look_as_if_it_was_never_written() {
+        // Every place and bit of the only bit that is set in a whole sector, and in the last part of
+        // one; every last byte that stands alone; every length of zeros.
+        let one_bit = [448..960, 960..1_100].into_iter().flat_map(|sector| {
+            (sector.start * 8..sector.end * 8).map(move |bit| {
+                let mut payload = vec![b'x'; 1_100];
+                payload[sector.clone()].fill(0);
+                payload[bit / 8] = 1 << (bit % 8);
+                payload
+            })
+        });
+        let alone = (0..=u8::MAX).map(|last| [&[b'x'; 448][..], &[last]].concat());
+        let zeros = (1..1_600).map(|len| vec![0; len]);
+        for payload in one_bit.chain(alone).chain(zeros) {
+            let mut bytes = block(&payload);
+            let end = BLOCK_HEADER_BYTES + payload.len();
+            for at in (0..end).filter(|at| bytes[*at] != 0).collect::<Vec<_>>() {
+                let sector = at / SECTOR_BYTES * SECTOR_BYTES;
+                if end - sector == 1 {
+                    // A byte by itself cannot be told if it is lost, but if a bit of it is.
+                    assert!(2 <= bytes[at].count_ones());
+                    continue;
+                }
+                let byte = std::mem::take(&mut bytes[at]);
+                assert!(!is_zero(&bytes[sector..sector + SECTOR_BYTES]), "without byte {at}");
+                bytes[at] = byte;
+            }
+        }
+    }
+
+    #[test]
     fn any_part_of_a_masked_payload_can_be_read_by_itself() {
         let payload = vec![0; 1_500];
         let bytes = block(&payload);
@@ -488,7 +540,12 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_corrupt_and_never_torn() {
-        for payload in [&b""[..], b"short", &[0; 5_000], &[b'x'; 3_000]] {
+        // A sector with one bit, in the middle and as the last byte of the payload.
+        let (mut one_bit, mut last_bit) = ([0; 3_000], [b'x'; 449]);
+        (one_bit[1_700], last_bit[448]) = (0x10, 0x01);
+        let payloads: [&[u8]; 6] =
+            [b"", b"short", &[0; 5_000], &[b'x'; 3_000], &one_bit, &last_bit];
+        for payload in payloads {
             let sound = block(payload);
             for bit in 0..sound.len() * 8 {
                 let mut bytes = sound.clone();
