@@ -112,7 +112,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// Bytes of its records, about.
+    /// Bytes of its bodies: headers are not worth counting, and batches ahead have a number, too.
     fn bytes(&self) -> usize {
         self.records.iter().map(|record| record.data.len()).sum()
     }

@@ -55,16 +55,7 @@ async fn outcome(
     let channel = raw::connect(&server.url()).await;
     let messages = tokio_stream::iter(messages);
     let path = "StreamService/AppendSession";
-    let mut answers: Streaming<AppendSessionResponse> =
-        raw::bidirectional(&channel, path, messages).await.expect("opened");
-    let mut found = Vec::new();
-    loop {
-        match answers.message().await {
-            Ok(Some(answer)) => found.push(answer),
-            Ok(None) => return (found, Ok(())),
-            Err(status) => return (found, Err(status)),
-        }
-    }
+    raw::outcome(raw::bidirectional(&channel, path, messages).await.expect("opened")).await
 }
 
 /// Numbers of the batches of a lane that were applied, and how it ended.

@@ -77,6 +77,18 @@ where
     answer.map(|answer| answer.into_inner())
 }
 
+/// Everything a call answers, and how it ends.
+pub(crate) async fn outcome<A>(mut answers: Streaming<A>) -> (Vec<A>, Result<(), Status>) {
+    let mut found = Vec::new();
+    loop {
+        match answers.message().await {
+            Ok(Some(answer)) => found.push(answer),
+            Ok(None) => return (found, Ok(())),
+            Err(status) => return (found, Err(status)),
+        }
+    }
+}
+
 /// What a status says to programs: code, reason and values.
 pub(crate) fn reason(status: &Status) -> (Code, String, HashMap<String, String>) {
     let info = status.get_details_error_info().unwrap_or_else(|| panic!("no reason: {status:?}"));

@@ -11,10 +11,10 @@ use braidlog::{
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Streaming, transport::Channel};
 
 use crate::{
-    raw::{self, problem, reason},
+    raw::{self, outcome, problem, reason},
     server::{Server, append, batch, bodies, numbers, run},
 };
 
@@ -47,20 +47,6 @@ async fn session(
 ) -> Streaming<AppendSessionResponse> {
     let messages = tokio_stream::iter(messages);
     raw::bidirectional(channel, "StreamService/AppendSession", messages).await.expect("opened")
-}
-
-/// Everything a session answers: ordinals of what is durable, and how it ended.
-async fn outcome(
-    mut answers: Streaming<AppendSessionResponse>,
-) -> (Vec<AppendSessionResponse>, Result<(), Status>) {
-    let mut found = Vec::new();
-    loop {
-        match answers.message().await {
-            Ok(Some(answer)) => found.push(answer),
-            Ok(None) => return (found, Ok(())),
-            Err(status) => return (found, Err(status)),
-        }
-    }
 }
 
 fn ordinals(answers: &[AppendSessionResponse]) -> Vec<u64> {
