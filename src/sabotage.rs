@@ -26,6 +26,8 @@ pub enum Bug {
     NoManifestSync,
     /// A pack's file is not synced.
     NoPackSync,
+    /// What was written of a pack is not read back.
+    TrustPackWrites,
     /// The directory of packs is not synced.
     NoPackDirectorySync,
     /// The directory is not synced after `CURRENT` was replaced.
@@ -140,12 +142,13 @@ mod planted {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Self; 56] = [
+        pub const ALL: [Self; 57] = [
             Self::NoJournalSync,
             Self::NoSlotHeaderSync,
             Self::NoSlotUseSync,
             Self::NoManifestSync,
             Self::NoPackSync,
+            Self::TrustPackWrites,
             Self::NoPackDirectorySync,
             Self::NoCurrentDirectorySync,
             Self::NoManifestDirectorySync,

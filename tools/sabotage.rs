@@ -112,7 +112,9 @@ impl Level {
             | Bug::DamagedIsTorn
             | Bug::SameSalt
             | Bug::NoMask => &[Self::Damage, Self::Flips, Self::PowerCut],
-            Bug::IgnorePackBlockCrc | Bug::IgnorePackIndexCrc => &[Self::Packs],
+            Bug::IgnorePackBlockCrc | Bug::IgnorePackIndexCrc | Bug::TrustPackWrites => {
+                &[Self::Packs]
+            }
             Bug::RetryFailedSync | Bug::GoOnAfterFailure => &[Self::Faults],
             Bug::IgnoreFrameChain => &[Self::Core, Self::Model, Self::Damage],
             Bug::IgnoreLease

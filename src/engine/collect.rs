@@ -20,19 +20,13 @@ use super::flush::Flusher;
 use crate::{
     core::RunState,
     error::Error,
-    format::{
-        file_name,
-        frame::{Chain, Frame},
-        manifest::Edit,
-        pack::PackKind,
-        segment::SegmentHead,
-    },
+    format::{file_name, frame::Chain, manifest::Edit, pack::PackKind, segment::SegmentHead},
     index::{Change, Position},
     manifest::LivePack,
     record::RunNo,
     recovery::read_state,
     sabotage::{self, Bug},
-    segment::{NewSegment, Pack, Segment, Shelf},
+    segment::{NewFrame, NewSegment, Pack, Segment, Shelf},
 };
 
 /// Share of a pack, in percent, that has to be dead for the rest to be written again.
@@ -261,9 +255,11 @@ impl Flusher {
         let mut writer = self.begin_pack(kind)?;
         for segment in kept {
             let tail = segment.tail(&shared.blocks)?;
-            let mut frames: Vec<Frame> = Vec::new();
+            let mut frames = Vec::new();
             for part in &tail.parts {
-                frames.extend(segment.read(part, &shared.blocks)?.frames);
+                frames.extend(
+                    segment.read(part, &shared.blocks)?.frames.into_iter().map(NewFrame::from),
+                );
             }
             let chain = tail.parts.first().map(|part| part.records_chain);
             let again = NewSegment {

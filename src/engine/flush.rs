@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::{
     collect::{DEAD_PERCENT, Diary},
+    options::Options,
     select::read_entry,
     shard::{DELETED_REMEMBERED_MS, Run},
     shared::Shared,
@@ -43,7 +44,7 @@ use crate::{
     },
     record::{Index, RunNo, Seq},
     sabotage::{self, Bug},
-    segment::{NewSegment, Pack, PackWriter, Segment},
+    segment::{NewFrame, NewSegment, Pack, PackWriter, Prover, Segment},
 };
 
 /// Runs whose states are copied at once.
@@ -56,6 +57,10 @@ const OWN_PACK_BYTES: u64 = 8 << 20;
 const FRAGMENTS_MAX: usize = 4;
 /// Bytes of a run's segments below which it is not worth looking for what is trimmed of them.
 const MERGED_BYTES_MIN: u64 = 16 << 10;
+/// Parts of a pack that are read back while the rest is written, if it is a shared one.
+const PARTS: usize = 16;
+/// Raw bytes of such a part, at most.
+const PART_BYTES_MAX: usize = 16 << 20;
 /// Packs that may fail one after the other before the store stops.
 const FAILURES_MAX: u32 = 3;
 /// How long after a pack could not be written the next attempt is made.
@@ -158,6 +163,7 @@ pub enum Flushed {
 pub(super) struct Flusher {
     pub(super) shared: Arc<Shared>,
     pack_next: u64,
+    prover: Prover,
     /// Packs that were begun and are not listed by the manifest.
     pub(super) unlisted: Vec<u64>,
     round: Option<Round>,
@@ -220,23 +226,28 @@ fn is_worth_merging(segments: &[Segment], state: &RunState, bytes: u64) -> bool 
     (is_fragmented || is_trimmed) && all + bytes <= SEGMENT_BYTES
 }
 
+/// Raw bytes of a pack that are read back at once.
+fn part_bytes(options: &Options) -> usize {
+    PART_BYTES_MAX.min(options.pack_bytes as usize / PARTS)
+}
+
 /// Adds a frame to those that are kept; frames whose records are all trimmed become one stub.
-fn keep(frames: &mut Vec<Frame>, frame: Frame, state: &RunState) {
+fn keep(frames: &mut Vec<NewFrame>, frame: Frame, state: &RunState) {
     let has_any = frame.is_stub()
         || frame.header.count == 0
         || wire::skim_all(frame.records_slice())
             .map_while(Result::ok)
             .any(|record| state.stream(record.stream).trim <= record.index);
     if has_any && !frame.is_stub() {
-        return frames.push(frame);
+        return frames.push(frame.into());
     }
-    let before = frames.pop_if(|before| before.is_stub());
-    frames.push(frame.to_stub(before.as_ref()));
+    let before = frames.pop_if(|before| before.frame.is_stub()).map(|before| before.frame);
+    frames.push(frame.to_stub(before.as_ref()).into());
 }
 
 /// Frames of a run that are to be copied.
 struct Source {
-    frames: Vec<Frame>,
+    frames: Vec<NewFrame>,
     until: u64,
     end: JournalPoint,
     chain: Chain,
@@ -247,9 +258,11 @@ struct Source {
 impl Flusher {
     pub(super) fn new(shared: Arc<Shared>, pack_next: u64) -> Self {
         let last_round = shared.platform.clock.mono();
+        let prover = Prover::inline(part_bytes(&shared.options));
         Self {
             shared,
             pack_next,
+            prover,
             unlisted: Vec::new(),
             round: None,
             has_copied: false,
@@ -263,6 +276,7 @@ impl Flusher {
     /// Takes steps until the store closes or stops.
     pub(super) fn run(mut self) {
         let shared = self.shared.clone();
+        self.prover = Prover::beside(part_bytes(&shared.options));
         let _stop = shared.stop_on_panic("the flusher panicked");
         while !shared.unflushed.is_closing() {
             shared.look_at_space();
@@ -471,7 +485,7 @@ impl Flusher {
         &self,
         pack: &mut OpenPack,
         snapshot: &Snapshot,
-        mut merged: Vec<Frame>,
+        mut merged: Vec<NewFrame>,
     ) -> Result<(), Error> {
         let Snapshot { run_no, name_hash, state } = snapshot;
         let (mut from, mut chain) = (None, None);
@@ -483,8 +497,9 @@ impl Flusher {
                 (source.is_first, source.chain) = (true, Chain::start(state.run_uid));
             }
             let records_chain = chain.unwrap_or(source.chain);
-            let with_records = source.frames.iter().rev().find(|frame| 0 < frame.header.count);
-            chain = with_records.map(|frame| frame.header.chain).or(Some(records_chain));
+            let mut headers = source.frames.iter().rev().map(|new| &new.frame.header);
+            let with_records = headers.find(|header| 0 < header.count);
+            chain = with_records.map(|header| header.chain).or(Some(records_chain));
             let head = SegmentHead {
                 name_hash: *name_hash,
                 run_no: *run_no,
@@ -527,7 +542,12 @@ impl Flusher {
 
     /// The frames of a run's segments, if it is worth making them one with the last frames: of a
     /// closed run in many pieces, or of one of which much is trimmed.
-    fn to_merge(&self, state: &RunState, name_hash: u64, bytes: u64) -> Result<Vec<Frame>, Error> {
+    fn to_merge(
+        &self,
+        state: &RunState,
+        name_hash: u64,
+        bytes: u64,
+    ) -> Result<Vec<NewFrame>, Error> {
         let has_trimmed = state.streams.iter().any(|stream| Index::ZERO < stream.trim);
         if state.ending.is_none() && !has_trimmed {
             return Ok(Vec::new());
@@ -565,7 +585,7 @@ impl Flusher {
             salt: platform.random_u64(),
             created_ms: self.shared.now_ms(),
         };
-        PackWriter::create(&*platform.vfs, header, options.codec)
+        PackWriter::create(&*platform.vfs, header, options.codec, self.prover.clone())
             .map_err(|error| Self::pack_error(number, error))
     }
 
@@ -618,7 +638,7 @@ impl Flusher {
                 None => read_entry(&self.shared, run_no, &entry)?.expect("still in the journal"),
             };
             source.bytes += frame.bytes().len() as u64;
-            source.frames.push(frame);
+            source.frames.push(NewFrame { frame, only: entry.only });
         }
         Ok(source)
     }

@@ -45,13 +45,15 @@ use crate::{
     platform::{Platform, os},
     record::{RunNo, RunUid, Seq, name_hash},
     recovery,
-    segment::{NewSegment, PackWriter},
+    segment::{NewFrame, NewSegment, PackWriter, Prover},
 };
 
 /// Bytes of frames that one segment holds, overrun by less than one frame.
 const SEGMENT_BYTES: usize = 32 << 20;
 /// Bytes of a pack at which the next one is begun.
 const PACK_BYTES: u64 = 256 << 20;
+/// Raw bytes of a pack that are read back at once.
+const PART_BYTES: usize = 16 << 20;
 /// Bytes of the journal's slot: header page, one block, and some to spare.
 const SLOT_BYTES: u64 = 64 << 10;
 const MANIFEST_BYTES: u64 = 1 << 20;
@@ -257,7 +259,8 @@ impl NewStore {
                 created_ms: self.platform.clock.wall_ms(),
             };
             self.pack_next += 1;
-            self.pack = Some(PackWriter::create(&*self.platform.vfs, header, self.codec)?);
+            let prover = Prover::inline(PART_BYTES);
+            self.pack = Some(PackWriter::create(&*self.platform.vfs, header, self.codec, prover)?);
         }
         Ok(self.pack.as_mut().expect("begun above"))
     }
@@ -335,7 +338,7 @@ pub struct NewRun<'a> {
     name_hash: u64,
     run_no: RunNo,
     run_uid: RunUid,
-    frames: Vec<Frame>,
+    frames: Vec<NewFrame>,
     bytes: usize,
     segments: u32,
     /// Chain behind the last frame; none behind what is missing.
@@ -383,7 +386,7 @@ impl NewRun<'_> {
         }
         self.bytes += frame.bytes().len();
         self.store.clock_ms = self.store.clock_ms.max(header.time_ms);
-        self.frames.push(frame.clone());
+        self.frames.push(frame.clone().into());
         (self.chain, self.next_seq) = (Some(header.chain), frame.next_seq());
         if 0 < header.count {
             self.records_chain = header.chain;

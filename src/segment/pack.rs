@@ -206,16 +206,28 @@ impl Pack {
         Ok(blocks)
     }
 
-    /// Checks all of the file: pages, blocks, directory, bloom filter.
+    /// Checks what is around the blocks: pages, directory, bloom filter.
     ///
     /// # Errors
     /// The first damage.
-    pub fn verify(&self) -> Result<(), Error> {
+    pub(super) fn verify_frame(&self) -> Result<(), Error> {
         let page = read(&*self.file, &self.path, 0, PAGE_BYTES)?;
         let header = pack::decode_header(&page).map_err(|damage| self.damaged(0, damage))?;
         let is_ours = header.number == self.footer.number && header.salt == self.footer.salt;
         check_identity(is_ours, header.store_uuid == self.footer.store_uuid)
             .map_err(|damage| self.damaged(0, damage))?;
+        match self.load_index() {
+            Ok(_) => Ok(()),
+            Err(damage) => Err(self.damaged(self.footer.index_at, damage)),
+        }
+    }
+
+    /// Checks all of the file: pages, blocks, directory, bloom filter.
+    ///
+    /// # Errors
+    /// The first damage.
+    pub fn verify(&self) -> Result<(), Error> {
+        self.verify_frame()?;
         let mut described = 0;
         let blocks = self.walk(|_, _, raw| {
             for (offset, len) in pack::described(&raw)? {
@@ -234,10 +246,7 @@ impl Pack {
                 return Err(self.damaged(0, Damage::Numbering { what, found, expected }));
             }
         }
-        match self.load_index() {
-            Ok(_) => Ok(()),
-            Err(damage) => Err(self.damaged(self.footer.index_at, damage)),
-        }
+        Ok(())
     }
 
     /// What its last page says; if that page is damaged, what the manifest says.
@@ -376,7 +385,7 @@ fn read(file: &dyn File, path: &RelPath, position: u64, len: usize) -> Result<Ve
     }
 }
 
-fn corruption(path: &RelPath, position: u64, damage: Damage) -> Error {
+pub(super) fn corruption(path: &RelPath, position: u64, damage: Damage) -> Error {
     Error::Corrupt(Corruption { file: path.as_str().into(), position, damage })
 }
 

@@ -4,7 +4,10 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 
-use super::pack::Pack;
+use super::{
+    pack::Pack,
+    proof::{Proof, Prover, Unproven, Written},
+};
 use crate::{
     error::Error,
     format::{
@@ -18,7 +21,7 @@ use crate::{
         wire,
     },
     platform::{File, Open, Vfs},
-    record::RunUid,
+    record::{Index, RunUid, StreamNo},
     sabotage::{self, Bug},
 };
 
@@ -26,6 +29,21 @@ use crate::{
 const BLOCK_BYTES: usize = 64 << 10;
 /// Bytes that are gathered before they are written.
 const WRITE_BYTES: usize = 1 << 20;
+
+/// A frame to be written.
+#[derive(Debug, Clone)]
+pub struct NewFrame {
+    /// The frame.
+    pub frame: Frame,
+    /// The stream of all its records, if that is known to be one; else it is looked up.
+    pub only: Option<StreamNo>,
+}
+
+impl From<Frame> for NewFrame {
+    fn from(frame: Frame) -> Self {
+        Self { frame, only: None }
+    }
+}
 
 /// A segment to be written.
 pub struct NewSegment<'a> {
@@ -37,7 +55,7 @@ pub struct NewSegment<'a> {
     /// Chain of the last frame with records before the segment.
     pub records_chain: Chain,
     /// The frames, in run order.
-    pub frames: &'a [Frame],
+    pub frames: &'a [NewFrame],
     /// The run's state behind them.
     pub state: Bytes,
 }
@@ -46,6 +64,7 @@ pub struct NewSegment<'a> {
 pub struct PackWriter {
     file: Arc<dyn File>,
     header: PackHeader,
+    prover: Prover,
     compressor: Compressor,
     /// The block that is being filled.
     raw: Vec<u8>,
@@ -59,6 +78,10 @@ pub struct PackWriter {
     scratch: Vec<u8>,
     blocks: u32,
     raw_bytes: u64,
+    /// Blocks that nobody was told to read back yet, and their raw bytes.
+    unproven: Vec<Written>,
+    unproven_raw: usize,
+    proofs: Vec<Proof>,
 }
 
 impl PackWriter {
@@ -66,7 +89,12 @@ impl PackWriter {
     ///
     /// # Errors
     /// Whatever the operating system says.
-    pub fn create(vfs: &dyn Vfs, header: PackHeader, codec: Codec) -> io::Result<Self> {
+    pub fn create(
+        vfs: &dyn Vfs,
+        header: PackHeader,
+        codec: Codec,
+        prover: Prover,
+    ) -> io::Result<Self> {
         let path = file_name::pack_new(header.number);
         match vfs.unlink(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -75,6 +103,7 @@ impl PackWriter {
         let file = vfs.open(&path, Open::CreateNew)?;
         Ok(Self {
             file,
+            prover,
             compressor: Compressor::new(codec),
             raw: Vec::new(),
             described: Vec::new(),
@@ -85,6 +114,9 @@ impl PackWriter {
             scratch: Vec::new(),
             blocks: 0,
             raw_bytes: 0,
+            unproven: Vec::new(),
+            unproven_raw: 0,
+            proofs: Vec::new(),
             header,
         })
     }
@@ -109,12 +141,12 @@ impl PackWriter {
     /// # Errors
     /// Whatever the operating system says; the pack is then given up.
     pub fn add(&mut self, new: NewSegment<'_>) -> io::Result<()> {
-        let first = new.frames.first().map_or(new.head.first_seq, |frame| frame.header.first_seq);
+        let first = new.frames.first().map_or(new.head.first_seq, |new| new.frame.header.first_seq);
         let mut parts = Vec::new();
         let mut open: Option<Part> = None;
         let mut chain = new.records_chain;
         let (mut raw_bytes, mut end) = (0, first);
-        for frame in new.frames {
+        for NewFrame { frame, only } in new.frames {
             if BLOCK_BYTES <= self.raw.len() {
                 self.close_part(open.take(), &mut parts);
                 self.write_block(&mut parts)?;
@@ -129,7 +161,7 @@ impl PackWriter {
                 records_chain: chain,
                 streams: Vec::new(),
             });
-            note_streams(part, frame);
+            note_streams(part, frame, *only);
             part.count += frame.header.count;
             self.raw.extend_from_slice(frame.bytes());
             raw_bytes += frame.bytes().len() as u64;
@@ -193,14 +225,33 @@ impl PackWriter {
         }
         let known = self.entries.len() - self.open_entries;
         self.entries[known..].iter_mut().for_each(|entry| entry.block_len = block_len);
+        let segments = self.described.len() as u32;
+        self.unproven.push(Written { position, len: block_len, segments });
+        self.unproven_raw += self.raw.len();
         self.open_entries = 0;
         self.raw.clear();
         self.described.clear();
         self.blocks += 1;
-        if WRITE_BYTES <= self.out.len() {
+        let is_part = self.prover.is_part(self.unproven_raw);
+        if is_part || WRITE_BYTES <= self.out.len() {
             self.write_out()?;
         }
+        if is_part {
+            self.prove();
+        }
         Ok(())
+    }
+
+    /// Has the blocks read back that were written since it was last called.
+    fn prove(&mut self) {
+        self.unproven_raw = 0;
+        self.proofs.push(self.prover.prove(Unproven {
+            file: self.file.clone(),
+            path: file_name::pack_new(self.number()),
+            salt: self.header.salt,
+            number: self.number(),
+            blocks: std::mem::take(&mut self.unproven),
+        }));
     }
 
     /// Where the next block will stand.
@@ -215,8 +266,8 @@ impl PackWriter {
         Ok(())
     }
 
-    /// Ends the pack: directory, bloom filter, footer; then makes it durable, gives it its name, and
-    /// reads all of it back from the disk. The name is not durable until the caller has synced its
+    /// Ends the pack: directory, bloom filter, footer; then makes it durable, reads back from the disk
+    /// what was not yet, and gives it its name. The name is not durable until the caller has synced its
     /// directory, and the manifest does not list it yet. Also the run counter it makes sure of.
     ///
     /// # Errors
@@ -225,13 +276,13 @@ impl PackWriter {
     pub fn finish(mut self, vfs: &dyn Vfs) -> Result<(Pack, u64), Error> {
         let (listed, bloom) = self.seal().map_err(|error| write_error(self.number(), error))?;
         let (number, counter) = (self.number(), self.run_counter());
+        self.prove();
         self.write_names(vfs, &bloom).map_err(|error| write_error(number, error))?;
-        let path = file_name::pack(number);
-        self.file.drop_cache().map_err(|error| write_error(number, error))?;
-        vfs.rename(&file_name::pack_new(number), &path)
+        self.proofs.drain(..).try_for_each(Proof::wait)?;
+        vfs.rename(&file_name::pack_new(number), &file_name::pack(number))
             .map_err(|error| write_error(number, error))?;
         let pack = Pack::open(vfs, listed, self.header.store_uuid)?;
-        pack.verify()?;
+        pack.verify_frame()?;
         Ok((pack, counter))
     }
 
@@ -307,17 +358,23 @@ impl PackWriter {
 
 const _: () = assert!(FIRST_BLOCK_AT == PAGE_BYTES as u64, "the header page comes first");
 
-/// Counts the records of a frame to their streams.
-fn note_streams(part: &mut Part, frame: &Frame) {
+/// Counts the records of a frame to their streams; of one only, if that is known.
+fn note_streams(part: &mut Part, frame: &Frame, only: Option<StreamNo>) {
+    let mut records = wire::skim_all(frame.records_slice()).map_while(Result::ok);
+    if let (Some(stream), Some(first)) = (only, records.next()) {
+        debug_assert_eq!(first.stream, stream, "the stream that the frame was published with");
+        note_stream(part, stream, first.index, frame.header.count);
+        return;
+    }
     for record in wire::skim_all(frame.records_slice()).map_while(Result::ok) {
-        match part.streams.iter_mut().rev().find(|known| known.stream == record.stream) {
-            Some(known) => known.count += 1,
-            None => part.streams.push(PartStream {
-                stream: record.stream,
-                first_index: record.index,
-                count: 1,
-            }),
-        }
+        note_stream(part, record.stream, record.index, 1);
+    }
+}
+
+fn note_stream(part: &mut Part, stream: StreamNo, first_index: Index, count: u32) {
+    match part.streams.iter_mut().rev().find(|known| known.stream == stream) {
+        Some(known) => known.count += count,
+        None => part.streams.push(PartStream { stream, first_index, count }),
     }
 }
 

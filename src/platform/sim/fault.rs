@@ -64,6 +64,9 @@ pub enum What {
     /// A sync that fails and lies from then on, as Linux does: what it was to cover counts as
     /// clean, reads show it, the next sync succeeds, and the disk never gets it.
     SyncFailsPageClean,
+    /// A sync of a file that lies from the beginning: it says that it is done, and the disk never
+    /// gets what it was to cover.
+    SyncLies,
 }
 
 /// A fault waiting for its call. Faults outlive power cuts and kills.
@@ -127,7 +130,8 @@ pub(super) fn strike(
         (None, _) => Ok(None),
         (Some(What::Enospc), _) => Err(full(call, path)),
         (Some(What::ShortWrite), Call::Write)
-        | (Some(What::SyncFailsPageClean), Call::Sync | Call::SyncDir) => Ok(struck),
+        | (Some(What::SyncFailsPageClean), Call::Sync | Call::SyncDir)
+        | (Some(What::SyncLies), Call::Sync) => Ok(struck),
         (Some(_), _) => Err(eio(call, path)),
     }
 }

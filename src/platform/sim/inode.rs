@@ -112,7 +112,7 @@ impl Inode {
         }
     }
 
-    /// The sync that fails and leaves the pages clean.
+    /// The sync that does nothing and leaves the pages clean.
     pub(super) fn lie(&mut self) {
         for write in std::mem::take(&mut self.unsynced) {
             self.lied.extend(write.sectors.0..write.sectors.1);
@@ -202,6 +202,19 @@ mod tests {
         file.write_all_at(&[4; SECTOR], SECTOR as u64).unwrap();
         file.sync_data().unwrap();
         assert_eq!(sectors(&disk.durable_file("a").unwrap()), [3, 4]);
+    }
+
+    #[test]
+    fn a_sync_that_lies_says_that_it_is_done() {
+        let disk = disk_with("a", 1, 1);
+        let file = open(&disk, "a");
+        disk.inject(Fault::new(Call::Sync, What::SyncLies));
+        file.write_all_at(&[2; SECTOR], 0).unwrap();
+        file.sync_data().unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(sectors(&disk.read_file("a").unwrap()), [2]);
+        file.drop_cache().unwrap();
+        assert_eq!(sectors(&disk.read_file("a").unwrap()), [1]);
     }
 
     #[test]
