@@ -134,7 +134,6 @@ impl Command {
     fn threads(&self) -> Option<usize> {
         match self {
             Self::Bench(args) => args.threads(),
-            Self::Serve(_) => serve::threads(),
             _ => None,
         }
     }

@@ -12,11 +12,10 @@
 //! seconds at most; what is cut off then is as safe as in a crash.
 
 use std::{
-    env,
     error::Error as StdError,
     io::{self, ErrorKind, Write},
     net::SocketAddr,
-    process, thread,
+    process,
     time::Duration,
 };
 
@@ -67,16 +66,6 @@ Exit status: 0 stopped in order, 75 start it again, 78 that will not help.";
 pub(super) struct ServeArgs {
     #[command(flatten)]
     settings: SettingsArgs,
-}
-
-/// The runtime's own variable for the number of its threads.
-const ENV_THREADS: &str = "TOKIO_WORKER_THREADS";
-
-/// Threads that serve connections, unless the runtime is told otherwise: half of the processors. Those
-/// of the store have work of their own, and calls that move between threads cost more than they gain.
-pub(super) fn threads() -> Option<usize> {
-    let count = || thread::available_parallelism().map_or(1, |count| count.get().div_ceil(2));
-    env::var_os(ENV_THREADS).is_none().then(count)
 }
 
 /// Runs the server until it is told to stop, or cannot go on.

@@ -40,7 +40,7 @@ use self::{
     report::Row,
     stopwatch::Stopwatch,
 };
-use super::{failure::Failure, interrupt, serve};
+use super::{failure::Failure, interrupt};
 use crate::{
     grpc::echo,
     platform::process::{disk_written, process_use},
@@ -148,12 +148,10 @@ enum Workload {
 }
 
 impl BenchArgs {
-    /// Threads that the work is done by; the bare service has as many as a server.
+    /// Threads that the work is done by; the bare service has as many as a server, one for each
+    /// processor.
     pub(super) fn threads(&self) -> Option<usize> {
-        match self.serve_wire {
-            true => serve::threads(),
-            false => (0 < self.threads).then_some(self.threads),
-        }
+        (!self.serve_wire && 0 < self.threads).then_some(self.threads)
     }
 
     fn window(&self) -> Duration {
