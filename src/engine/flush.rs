@@ -2,9 +2,10 @@
 //!
 //! A round takes every run whose oldest frame in the journal is older than the round, and all of
 //! that run's frames. A run's state is copied between two commands, so it may be ahead of the disk;
-//! its segment is written when every frame behind the state is durable. A pack is synced, read
-//! back, named, and listed by the manifest before anything relies on it; only then do the runs in it
-//! forget their places in the journal, and only then may a slot leave the journal.
+//! its segment is written when every frame behind the state is durable. A pack is synced, read back,
+//! named, and listed by the manifest before anything relies on it; only then do the runs in it forget
+//! their places in the journal, and only then may a slot leave the journal. Reading back is left to a
+//! thread beside, while more is written.
 //!
 //! A pack that cannot be written is given up and begun again under another number: the journal
 //! still has everything. An error of the manifest stops the store.
@@ -57,10 +58,10 @@ const OWN_PACK_BYTES: u64 = 8 << 20;
 const FRAGMENTS_MAX: usize = 4;
 /// Bytes of a run's segments below which it is not worth looking for what is trimmed of them.
 const MERGED_BYTES_MIN: u64 = 16 << 10;
-/// Parts of a pack that are read back while the rest is written, if it is a shared one.
-const PARTS: usize = 16;
-/// Raw bytes of such a part, at most.
-const PART_BYTES_MAX: usize = 16 << 20;
+/// Share of a shared pack that is read back at once, while the rest is written.
+const PROOF_SHARE: usize = 16;
+/// Raw bytes that are read back at once, at most.
+const PROOF_BYTES_MAX: usize = 16 << 20;
 /// Packs that may fail one after the other before the store stops.
 const FAILURES_MAX: u32 = 3;
 /// How long after a pack could not be written the next attempt is made.
@@ -227,8 +228,8 @@ fn is_worth_merging(segments: &[Segment], state: &RunState, bytes: u64) -> bool 
 }
 
 /// Raw bytes of a pack that are read back at once.
-fn part_bytes(options: &Options) -> usize {
-    PART_BYTES_MAX.min(options.pack_bytes as usize / PARTS)
+fn proof_bytes(options: &Options) -> usize {
+    PROOF_BYTES_MAX.min(options.pack_bytes as usize / PROOF_SHARE)
 }
 
 /// Adds a frame to those that are kept; frames whose records are all trimmed become one stub.
@@ -258,7 +259,7 @@ struct Source {
 impl Flusher {
     pub(super) fn new(shared: Arc<Shared>, pack_next: u64) -> Self {
         let last_round = shared.platform.clock.mono();
-        let prover = Prover::inline(part_bytes(&shared.options));
+        let prover = Prover::inline(proof_bytes(&shared.options));
         Self {
             shared,
             pack_next,
@@ -276,7 +277,7 @@ impl Flusher {
     /// Takes steps until the store closes or stops.
     pub(super) fn run(mut self) {
         let shared = self.shared.clone();
-        self.prover = Prover::beside(part_bytes(&shared.options));
+        self.prover = Prover::beside(proof_bytes(&shared.options));
         let _stop = shared.stop_on_panic("the flusher panicked");
         while !shared.unflushed.is_closing() {
             shared.look_at_space();

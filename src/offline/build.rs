@@ -53,7 +53,7 @@ const SEGMENT_BYTES: usize = 32 << 20;
 /// Bytes of a pack at which the next one is begun.
 const PACK_BYTES: u64 = 256 << 20;
 /// Raw bytes of a pack that are read back at once.
-const PART_BYTES: usize = 16 << 20;
+const PROOF_BYTES: usize = 16 << 20;
 /// Bytes of the journal's slot: header page, one block, and some to spare.
 const SLOT_BYTES: u64 = 64 << 10;
 const MANIFEST_BYTES: u64 = 1 << 20;
@@ -259,7 +259,7 @@ impl NewStore {
                 created_ms: self.platform.clock.wall_ms(),
             };
             self.pack_next += 1;
-            let prover = Prover::inline(PART_BYTES);
+            let prover = Prover::inline(PROOF_BYTES);
             self.pack = Some(PackWriter::create(&*self.platform.vfs, header, self.codec, prover)?);
         }
         Ok(self.pack.as_mut().expect("begun above"))

@@ -1,6 +1,6 @@
-//! Reads back what was written of a pack, part by part, while the rest of it is written.
+//! Reads back what was written of a pack, some blocks at a time, while the rest of it is written.
 //!
-//! A part is made durable, forgotten by the cache, read from the disk again, and taken apart as a
+//! Blocks are made durable, forgotten by the cache, read from the disk again, and taken apart as a
 //! reader would. That takes about a fifth of the time of a pack, so a writer leaves it to a thread
 //! beside it, if there is one.
 //!
@@ -24,16 +24,16 @@ use crate::{
     sabotage::{self, Bug},
 };
 
-/// Parts that may wait for the thread; a writer beyond that waits for it.
+/// Tasks that may wait for the thread; a writer beyond that waits for it.
 const QUEUE_MAX: usize = 1;
 
 /// Who reads packs back. The thread ends when all its provers are gone.
 #[derive(Debug, Clone)]
 pub struct Prover {
     /// None if that is the writer itself.
-    beside: Option<SyncSender<Task>>,
-    /// Raw bytes of a part, overrun by less than one block.
-    part_bytes: usize,
+    tasks: Option<SyncSender<Task>>,
+    /// Raw bytes that are read back at once, overrun by less than one block.
+    enough: usize,
 }
 
 /// Blocks of a pack that are written, and not read back yet.
@@ -59,56 +59,56 @@ pub(super) struct Written {
     pub(super) segments: u32,
 }
 
-/// A part for the thread, and whom it tells.
+/// Blocks for the thread, and whom it tells.
 struct Task {
-    part: Unproven,
+    blocks: Unproven,
     told: mpsc::Sender<Result<(), Error>>,
 }
 
-/// Whether a part came back as it was written.
+/// Whether blocks came back as they were written.
 pub(super) enum Proof {
     Done(Result<(), Error>),
     Pending(Receiver<Result<(), Error>>),
 }
 
 impl Prover {
-    /// Packs are read back by who writes them, whenever so many raw bytes were written.
-    pub fn inline(part_bytes: usize) -> Self {
-        Self { beside: None, part_bytes }
+    /// Packs are read back by who writes them, whenever `enough` raw bytes were written.
+    pub fn inline(enough: usize) -> Self {
+        Self { tasks: None, enough }
     }
 
     /// Packs are read back by a thread of their own. Without one, as [`inline`](Self::inline).
-    pub fn beside(part_bytes: usize) -> Self {
-        let (parts, queue) = mpsc::sync_channel(QUEUE_MAX);
-        let thread = os::spawn_behind("braidlog-prove", move || prove_all(&queue));
-        Self { beside: thread.is_ok().then_some(parts), part_bytes }
+    pub fn beside(enough: usize) -> Self {
+        let (tasks, queue) = mpsc::sync_channel(QUEUE_MAX);
+        let thread = os::spawn_behind("braidlog-prove", move || work(&queue));
+        Self { tasks: thread.is_ok().then_some(tasks), enough }
     }
 
-    /// Whether so many raw bytes make a part.
-    pub(super) fn is_part(&self, raw_bytes: usize) -> bool {
-        self.part_bytes <= raw_bytes
+    /// Whether it is worth reading so many raw bytes back.
+    pub(super) fn is_enough(&self, raw_bytes: usize) -> bool {
+        self.enough <= raw_bytes
     }
 
-    /// Has a part read back.
-    pub(super) fn prove(&self, part: Unproven) -> Proof {
-        let Some(parts) = &self.beside else { return Proof::Done(part.prove()) };
+    /// Has blocks read back.
+    pub(super) fn prove(&self, blocks: Unproven) -> Proof {
+        let Some(tasks) = &self.tasks else { return Proof::Done(blocks.prove()) };
         let (told, proof) = mpsc::channel();
-        match parts.send(Task { part, told }) {
+        match tasks.send(Task { blocks, told }) {
             Ok(()) => Proof::Pending(proof),
-            Err(mpsc::SendError(task)) => Proof::Done(task.part.prove()),
+            Err(mpsc::SendError(task)) => Proof::Done(task.blocks.prove()),
         }
     }
 }
 
-fn prove_all(queue: &Receiver<Task>) {
-    while let Ok(Task { part, told }) = queue.recv() {
+fn work(queue: &Receiver<Task>) {
+    while let Ok(Task { blocks, told }) = queue.recv() {
         // Whoever gave the pack up does not wait for it.
-        let _ = told.send(part.prove());
+        let _ = told.send(blocks.prove());
     }
 }
 
 impl Proof {
-    /// Waits until the part was read back.
+    /// Waits until the blocks were read back.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if what comes back is not what was written, [`Error::Io`].

@@ -232,11 +232,11 @@ impl PackWriter {
         self.raw.clear();
         self.described.clear();
         self.blocks += 1;
-        let is_part = self.prover.is_part(self.unproven_raw);
-        if is_part || WRITE_BYTES <= self.out.len() {
+        let is_enough = self.prover.is_enough(self.unproven_raw);
+        if is_enough || WRITE_BYTES <= self.out.len() {
             self.write_out()?;
         }
-        if is_part {
+        if is_enough {
             self.prove();
         }
         Ok(())
@@ -362,7 +362,7 @@ const _: () = assert!(FIRST_BLOCK_AT == PAGE_BYTES as u64, "the header page come
 fn note_streams(part: &mut Part, frame: &Frame, only: Option<StreamNo>) {
     let mut records = wire::skim_all(frame.records_slice()).map_while(Result::ok);
     if let (Some(stream), Some(first)) = (only, records.next()) {
-        debug_assert_eq!(first.stream, stream, "the stream that the frame was published with");
+        assert_eq!(first.stream, stream, "the stream that the frame was published with");
         note_stream(part, stream, first.index, frame.header.count);
         return;
     }
