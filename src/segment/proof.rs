@@ -28,7 +28,7 @@ use crate::{
 const QUEUE_MAX: usize = 1;
 
 /// Who reads packs back. The thread ends when all its provers are gone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Prover {
     /// None if that is the writer itself.
     tasks: Option<SyncSender<Task>>,
