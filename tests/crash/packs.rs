@@ -204,16 +204,9 @@ fn damage_of_a_pack_while_the_store_is_open_costs_the_reads_that_it_concerns() {
     }
 }
 
-/// What was copied into packs.
-struct Copied {
-    disk: SimDisk,
-    model: Model,
-    /// Whether all of it was copied.
-    is_done: bool,
-}
-
-/// A store that copies everything into packs; some sync of a file of packs may not do what it says.
-fn copied(seed: u64, lie: Option<u64>) -> (Copied, Options) {
+/// A store that copies everything into packs, on a disk of which one sync of their files does not do
+/// what it says; and whether it says that all of it was copied.
+fn copied(seed: u64, lying_sync: u64) -> (Packed, bool) {
     let (disk, clock) = (SimDisk::new(), SimClock::new(1));
     // Packs of several blocks, each of which is read back by itself.
     let options = Options { pack_bytes: 1 << 20, ..smallest() };
@@ -223,12 +216,10 @@ fn copied(seed: u64, lie: Option<u64>) -> (Copied, Options) {
         workload.submit_some(&life);
         life.settle();
     }
-    if let Some(nth) = lie {
-        disk.inject(Fault::new(Call::Sync, What::SyncLies).on("tmp/0000").nth(nth));
-    }
+    disk.inject(Fault::new(Call::Sync, What::SyncLies).on("tmp/0000").nth(lying_sync));
     let is_done = life.flush();
     let (Heritage { model, .. }, _) = life.abandon();
-    (Copied { disk, model, is_done }, options)
+    (Packed { disk, options, model }, is_done)
 }
 
 #[test]
@@ -236,14 +227,13 @@ fn a_pack_that_the_disk_says_it_has_and_has_not_is_given_up_before_anything_reli
     let (mut lies, mut given_up) = (0, 0);
     for seed in 1..=12 {
         for nth in 1.. {
-            let (Copied { disk, model, is_done }, options) = copied(seed, Some(nth));
-            if 0 < disk.faults_left() {
+            let (packed, is_done) = copied(seed, nth);
+            if 0 < packed.disk.faults_left() {
                 break;
             }
             lies += 1;
             given_up += u64::from(!is_done);
-            disk.power_cut(Fate::new(Mode::KeepAll, 1));
-            let packed = Packed { disk: disk.fork(), options, model };
+            packed.disk.power_cut(Fate::new(Mode::KeepAll, 1));
             assert_eq!(packed.damaged("", |_| {}), 0, "history {seed}, sync {nth}");
         }
     }
