@@ -21,7 +21,7 @@ const FILES: [&str; 10] = [
 ];
 
 /// Answers whose records stay encoded on both sides.
-const PRE_ENCODED: [&str; 2] = ["ReadResponse", "TailResponse"];
+const PRE_ENCODED: [&str; 3] = ["ReadResponse", "TailResponse", "TailSessionResponse"];
 /// Code that sizes its buffers by the message.
 const CODEC: &str = "crate::grpc::codec::MessageCodec";
 

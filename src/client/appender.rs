@@ -20,11 +20,13 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
 };
-use tonic::Status;
+use tokio_stream::Stream;
+use tonic::{Response, Status, Streaming};
 
 use super::{
     Client, convert,
-    lanes::Lane,
+    lanes::{Lane, LaneNo, Laned},
+    link::Streams,
     retry::{Backoff, Repeat, random_id},
 };
 use crate::{
@@ -32,10 +34,42 @@ use crate::{
     engine::{IfAbsent, RunKey},
     error::Error,
     grpc::status::{Call, from_status},
-    proto::{AppendRecord, AppendSessionResponse, SessionBatch, SessionOpen},
+    proto::{
+        AppendRecord, AppendSessionRequest, AppendSessionResponse, LaneEnd, SessionBatch,
+        SessionClose, SessionOpen, append_session_request::Message,
+    },
     record::{PRODUCER_APPENDS_REMEMBERED, RunUid},
     sabotage::{self, Bug},
 };
+
+/// The call that carries appenders.
+#[derive(Debug)]
+pub(super) struct Appends;
+
+impl Laned for Appends {
+    type Message = Message;
+    type Request = AppendSessionRequest;
+    type Answer = AppendSessionResponse;
+
+    async fn call(
+        mut streams: Streams,
+        requests: impl Stream<Item = AppendSessionRequest> + Send + 'static,
+    ) -> Result<Response<Streaming<AppendSessionResponse>>, Status> {
+        streams.append_session(requests).await
+    }
+
+    fn on(lane: LaneNo, message: Message) -> AppendSessionRequest {
+        AppendSessionRequest { message: Some(message), lane }
+    }
+
+    fn close() -> Message {
+        Message::Close(SessionClose {})
+    }
+
+    fn lane(answer: &mut AppendSessionResponse) -> (LaneNo, Option<LaneEnd>) {
+        (answer.lane, answer.ended.take())
+    }
+}
 
 /// What an appender appends to, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -277,13 +311,13 @@ impl Driver {
             self.open.producer_epoch += 1;
             self.first_seq = 0;
         }
-        let mut lane = self.client.lanes.open(&self.client.link);
-        let begun = self.backoff.bound(lane.begin(self.open.clone()));
+        let mut lane = self.client.appends.open(&self.client.link);
+        let begun = self.backoff.bound(lane.begin(Message::Open(self.open.clone())));
         begun.await.ok_or_else(|| Repeat::Command.timed_out())?;
         self.exchange(&mut lane).await
     }
 
-    async fn exchange(&mut self, lane: &mut Lane) -> Result<(), Error> {
+    async fn exchange(&mut self, lane: &mut Lane<Appends>) -> Result<(), Error> {
         let (mut sent, mut is_complete, mut is_gone) = (0, false, false);
         loop {
             if is_complete && self.waiting.is_empty() {
@@ -299,7 +333,7 @@ impl Driver {
                 }
                 slot = outgoing.reserve(bytes), if unsent && !is_gone => match slot {
                     Some(slot) => {
-                        slot.send(self.message(sent));
+                        slot.send(Message::Batch(self.message(sent)));
                         sent += 1;
                     }
                     // The answers say why, behind what is acknowledged yet.

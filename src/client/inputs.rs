@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use tonic::{Response, Streaming};
+
 use super::{
     Client, convert,
     convert::{run_id, run_uid_bytes, unexpected},
@@ -179,7 +181,7 @@ impl Client {
 /// connection breaks: it is then delivered again, marked as a redelivery.
 #[derive(Debug)]
 pub struct Receiver {
-    live: Live<ReceiveResponse>,
+    live: Live<Streaming<ReceiveResponse>>,
     request: ReceiveRequest,
     end: Option<InputsEnd>,
 }
@@ -228,7 +230,12 @@ impl Receiver {
         }
         let (generation, mut inputs) = self.live.client.link.inputs();
         let request = self.request.clone();
-        self.live.open(generation, async move { inputs.receive(request).await }).await
+        self.live
+            .open(
+                generation,
+                async move { inputs.receive(request).await.map(Response::into_inner) },
+            )
+            .await
     }
 }
 

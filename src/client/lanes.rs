@@ -1,21 +1,25 @@
-//! Sessions that the appenders of a client share: a lane for each.
+//! Sessions that the appenders of a client share, or its tails: a lane for each.
 //!
-//! One call carries the messages of many appenders, so that a thousand runs cost the connection no
-//! more than one, and what is ready at the same time goes out, and comes back, together. A session
-//! begins with its first lane and ends with its last. When it breaks, every lane is told, and opens
-//! another in the next session; which batches to send again is its owner's business.
+//! One call carries the messages of many, so that a thousand runs cost the connection no more than
+//! one, and what is ready at the same time goes out, and comes back, together. A session begins with
+//! its first lane and ends with its last. When it breaks, every lane is told, and opens another in
+//! the next session; what to send again, or where to go on, is its owner's business.
 //!
-//! Whoever appends much does not hold up the others: few bytes wait ahead of the connection, and room
-//! for more is given in the order in which it was asked for.
+//! Whoever sends much does not hold up the others: few bytes wait ahead of the connection, and room
+//! for more is given in the order in which it was asked for. Whoever does not take what comes holds
+//! nobody up either, and has to bound what it lets come.
 //!
 //! What it deliberately does not do: repeat, number, or keep anything.
 
 use std::{
     collections::BTreeMap,
+    fmt,
+    future::Future,
     sync::{Arc, Weak},
 };
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio::{
     runtime::Handle,
     sync::{
@@ -24,14 +28,11 @@ use tokio::{
         watch,
     },
 };
-use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{Code, Status};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tonic::{Code, Response, Status, Streaming};
 
 use super::link::{Generation, Link, Streams};
-use crate::proto::{
-    AppendSessionRequest, AppendSessionResponse, LaneEnd, SessionBatch, SessionClose, SessionOpen,
-    append_session_request::Message,
-};
+use crate::proto::LaneEnd;
 
 /// Messages that are handed to the connection ahead of what it has sent.
 const SEND_AHEAD: usize = 64;
@@ -40,44 +41,87 @@ const SEND_AHEAD_BYTES: u32 = 256 << 10;
 /// Lanes of a session: a quarter of what the server takes.
 const LANES_MAX: usize = 1_024;
 
-type LaneNo = u32;
+/// Number of a lane in its session.
+pub(super) type LaneNo = u32;
+
+/// A call that has lanes.
+pub(super) trait Laned: fmt::Debug + Send + Sync + 'static {
+    /// What is said on a lane.
+    type Message: Send;
+    /// What goes out: a message, and its lane.
+    type Request: fmt::Debug + Send + 'static;
+    /// What comes back.
+    type Answer: fmt::Debug + Send + 'static;
+
+    /// Makes the call.
+    fn call(
+        streams: Streams,
+        requests: impl Stream<Item = Self::Request> + Send + 'static,
+    ) -> impl Future<Output = Result<Response<Streaming<Self::Answer>>, Status>> + Send;
+
+    /// A message on a lane.
+    fn on(lane: LaneNo, message: Self::Message) -> Self::Request;
+
+    /// The message that a lane is not used any more.
+    fn close() -> Self::Message;
+
+    /// Whose answer it is, and what ends the lane if it does.
+    fn lane(answer: &mut Self::Answer) -> (LaneNo, Option<LaneEnd>);
+}
+
 /// What goes out, and the room that it takes until the connection has it.
-type Sent = (AppendSessionRequest, Option<OwnedSemaphorePermit>);
-type Answer = Result<AppendSessionResponse, Status>;
+type Sent<C> = (<C as Laned>::Request, Option<OwnedSemaphorePermit>);
+type Told<C> = Result<<C as Laned>::Answer, Status>;
+/// The channel of a lane has room for a few dozen of what is sent through it, which are large.
+type Inbox<C> = mpsc::UnboundedSender<Box<Told<C>>>;
 
 /// The session that new lanes are opened in.
-#[derive(Debug, Default)]
-pub(super) struct Lanes {
+#[derive(Debug)]
+pub(super) struct Lanes<C: Laned> {
     // A plain mutex: no await inside. The session belongs to its lanes.
-    current: Mutex<Weak<Session>>,
+    current: Mutex<Weak<Session<C>>>,
+}
+
+impl<C: Laned> Default for Lanes<C> {
+    fn default() -> Self {
+        Self { current: Mutex::default() }
+    }
 }
 
 /// A call, for as long as it has lanes.
 #[derive(Debug)]
-struct Session {
+struct Session<C: Laned> {
     /// The connection it was begun on.
     generation: Generation,
-    outgoing: mpsc::Sender<Sent>,
+    outgoing: mpsc::Sender<Sent<C>>,
     /// Bytes that may still be handed over.
     room: Arc<Semaphore>,
     /// Whether the server has taken the call; closed when it has ended.
     opened: watch::Receiver<bool>,
-    table: Arc<Mutex<Table>>,
+    table: Arc<Mutex<Table<C>>>,
 }
 
 /// Who is to be told what comes.
-#[derive(Debug, Default)]
-struct Table {
+#[derive(Debug)]
+struct Table<C: Laned> {
     // In order, so that the same events are told in the same order.
-    lanes: BTreeMap<LaneNo, mpsc::UnboundedSender<Answer>>,
+    lanes: BTreeMap<LaneNo, Inbox<C>>,
     next: LaneNo,
+    /// When the last answer came, of whatever lane; at first, when the session began.
+    heard: Instant,
     /// Set when nothing more comes.
     over: Option<Status>,
 }
 
-impl Lanes {
+impl<C: Laned> Default for Table<C> {
+    fn default() -> Self {
+        Self { lanes: BTreeMap::new(), next: 1, heard: Instant::now(), over: None }
+    }
+}
+
+impl<C: Laned> Lanes<C> {
     /// A lane of the session that is under way, or of a new one.
-    pub(super) fn open(&self, link: &Link) -> Lane {
+    pub(super) fn open(&self, link: &Link) -> Lane<C> {
         let (generation, streams) = link.streams();
         let mut current = self.current.lock();
         let joined = current.upgrade().filter(|session| session.generation == generation);
@@ -90,11 +134,11 @@ impl Lanes {
     }
 }
 
-impl Session {
+impl<C: Laned> Session<C> {
     fn begin(generation: Generation, streams: Streams) -> Self {
         let (outgoing, messages) = mpsc::channel(SEND_AHEAD);
         let (taken, opened) = watch::channel(false);
-        let table = Arc::new(Mutex::new(Table { next: 1, ..Table::default() }));
+        let table = Arc::<Mutex<Table<C>>>::default();
         tokio::spawn(carry(streams, messages, taken, table.clone()));
         let room = Arc::new(Semaphore::new(SEND_AHEAD_BYTES as usize));
         Self { generation, outgoing, room, opened, table }
@@ -102,14 +146,14 @@ impl Session {
 }
 
 /// Makes the call, and hands out what it answers until it ends.
-async fn carry(
-    mut streams: Streams,
-    messages: mpsc::Receiver<Sent>,
+async fn carry<C: Laned>(
+    streams: Streams,
+    messages: mpsc::Receiver<Sent<C>>,
     taken: watch::Sender<bool>,
-    table: Arc<Mutex<Table>>,
+    table: Arc<Mutex<Table<C>>>,
 ) {
-    let messages = ReceiverStream::new(messages).map(|(message, _room)| message);
-    let status = match streams.append_session(messages).await {
+    let requests = ReceiverStream::new(messages).map(|(request, _room)| request);
+    let status = match C::call(streams, requests).await {
         Err(status) => status,
         Ok(answers) => {
             taken.send_replace(true);
@@ -126,21 +170,23 @@ async fn carry(
     table.lock().end(&status);
 }
 
-impl Table {
-    fn tell(&mut self, answer: AppendSessionResponse) {
+impl<C: Laned> Table<C> {
+    fn tell(&mut self, mut answer: C::Answer) {
+        self.heard = Instant::now();
+        let (lane, end) = C::lane(&mut answer);
         // A lane that is gone does not care any more.
-        let Some(lane) = self.lanes.get(&answer.lane) else { return };
-        let answer = match answer.ended {
+        let Some(lane) = self.lanes.get(&lane) else { return };
+        let told = match end {
             Some(end) => Err(status_of(end)),
             None => Ok(answer),
         };
-        _ = lane.send(answer);
+        _ = lane.send(Box::new(told));
     }
 
     fn end(&mut self, status: &Status) {
         self.over = Some(status.clone());
         for lane in std::mem::take(&mut self.lanes).into_values() {
-            _ = lane.send(Err(status.clone()));
+            _ = lane.send(Box::new(Err(status.clone())));
         }
     }
 }
@@ -149,27 +195,27 @@ fn status_of(end: LaneEnd) -> Status {
     Status::with_details(Code::from(end.code), end.message, end.details)
 }
 
-/// A way to append to one stream. Dropping it closes it.
+/// A way to append to one stream, or a tail. Dropping it closes it.
 #[derive(Debug)]
-pub(super) struct Lane {
-    outgoing: Outgoing,
-    answers: Answers,
+pub(super) struct Lane<C: Laned> {
+    outgoing: Outgoing<C>,
+    answers: Answers<C>,
 }
 
 /// Where the messages of a lane go.
 #[derive(Debug)]
-pub(super) struct Outgoing {
-    session: Arc<Session>,
+pub(super) struct Outgoing<C: Laned> {
+    session: Arc<Session<C>>,
     lane: LaneNo,
 }
 
 /// Where the answers of a lane come from.
 #[derive(Debug)]
-pub(super) struct Answers(mpsc::UnboundedReceiver<Answer>);
+pub(super) struct Answers<C: Laned>(mpsc::UnboundedReceiver<Box<Told<C>>>);
 
-impl Lane {
+impl<C: Laned> Lane<C> {
     /// Another lane of a session; none if it is over or full.
-    fn join(session: Arc<Session>) -> Option<Self> {
+    fn join(session: Arc<Session<C>>) -> Option<Self> {
         let (told, answers) = mpsc::unbounded_channel();
         let lane = {
             let mut table = session.table.lock();
@@ -184,28 +230,36 @@ impl Lane {
         Some(Self { outgoing: Outgoing { session, lane }, answers: Answers(answers) })
     }
 
-    /// Waits until the server has taken the call, and says what the lane appends to. If the session
-    /// ends before, the answers say why.
-    pub(super) async fn begin(&self, open: SessionOpen) {
+    /// The connection that the session was begun on.
+    pub(super) fn generation(&self) -> Generation {
+        self.outgoing.session.generation
+    }
+
+    /// When the server was heard of last on this session.
+    pub(super) fn heard(&self) -> Instant {
+        self.outgoing.session.table.lock().heard
+    }
+
+    /// Waits until the server has taken the call, and says what the lane is for. If the session ends
+    /// before, the answers say why.
+    pub(super) async fn begin(&self, open: C::Message) {
         let Outgoing { session, lane } = &self.outgoing;
         let mut opened = session.opened.clone();
         if opened.wait_for(|is_open| *is_open).await.is_ok() {
-            let message = Some(Message::Open(open));
-            let open = AppendSessionRequest { message, lane: *lane };
-            _ = session.outgoing.send((open, None)).await;
+            _ = session.outgoing.send((C::on(*lane, open), None)).await;
         }
     }
 
     /// Both ways, to be waited for at the same time.
-    pub(super) fn halves(&mut self) -> (&Outgoing, &mut Answers) {
+    pub(super) fn halves(&mut self) -> (&Outgoing<C>, &mut Answers<C>) {
         (&self.outgoing, &mut self.answers)
     }
 }
 
-impl Outgoing {
-    /// Waits until the connection takes a batch with so many bytes of records; none if the session
+impl<C: Laned> Outgoing<C> {
+    /// Waits until the connection takes a message with so many bytes of records; none if the session
     /// has ended.
-    pub(super) async fn reserve(&self, bytes: usize) -> Option<Slot<'_>> {
+    pub(super) async fn reserve(&self, bytes: usize) -> Option<Slot<'_, C>> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, SEND_AHEAD_BYTES);
         // First a place, which tells when the session has ended.
         let place = self.session.outgoing.reserve().await.ok()?;
@@ -217,37 +271,36 @@ impl Outgoing {
     }
 }
 
-/// Room for one batch.
-pub(super) struct Slot<'a> {
-    place: mpsc::Permit<'a, Sent>,
+/// Room for one message.
+pub(super) struct Slot<'a, C: Laned> {
+    place: mpsc::Permit<'a, Sent<C>>,
     room: OwnedSemaphorePermit,
     lane: LaneNo,
 }
 
-impl Slot<'_> {
-    pub(super) fn send(self, batch: SessionBatch) {
-        let message = Some(Message::Batch(batch));
-        let message = AppendSessionRequest { message, lane: self.lane };
-        self.place.send((message, Some(self.room)));
+impl<C: Laned> Slot<'_, C> {
+    pub(super) fn send(self, message: C::Message) {
+        self.place.send((C::on(self.lane, message), Some(self.room)));
     }
 }
 
-impl Answers {
-    /// The next answer.
+impl<C: Laned> Answers<C> {
+    /// The next answer. Dropping the future loses none.
     ///
     /// # Errors
     /// The status that the lane, or the session, has ended with.
-    pub(super) async fn next(&mut self) -> Answer {
-        let gone = || Err(Status::unavailable("the session has ended"));
-        self.0.recv().await.unwrap_or_else(gone)
+    pub(super) async fn next(&mut self) -> Told<C> {
+        match self.0.recv().await {
+            Some(told) => *told,
+            None => Err(Status::unavailable("the session has ended")),
+        }
     }
 }
 
-impl Drop for Outgoing {
+impl<C: Laned> Drop for Outgoing<C> {
     fn drop(&mut self) {
         self.session.table.lock().lanes.remove(&self.lane);
-        let message = Some(Message::Close(SessionClose {}));
-        let close = (AppendSessionRequest { message, lane: self.lane }, None);
+        let close = (C::on(self.lane, C::close()), None);
         let outgoing = &self.session.outgoing;
         // The server keeps a lane until it is told. Without a runtime the connection ends as well.
         if let Err(TrySendError::Full(close)) = outgoing.try_send(close)
@@ -264,6 +317,14 @@ mod tests {
     use std::{future::Future, pin::pin, task::Context, task::Poll, task::Waker};
 
     use super::*;
+    use crate::{
+        client::appender::Appends,
+        proto::{SessionBatch, append_session_request::Message},
+    };
+
+    fn batch() -> Message {
+        Message::Batch(SessionBatch::default())
+    }
 
     fn polled<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
         future.poll(&mut Context::from_waker(Waker::noop()))
@@ -274,14 +335,15 @@ mod tests {
         let (outgoing, mut messages) = mpsc::channel(SEND_AHEAD);
         let (_taken, opened) = watch::channel(true);
         let room = Arc::new(Semaphore::new(SEND_AHEAD_BYTES as usize));
-        let session = Session { generation: 0, outgoing, room, opened, table: Arc::default() };
+        let session =
+            Session::<Appends> { generation: 0, outgoing, room, opened, table: Arc::default() };
         let session = Arc::new(session);
         let busy = Lane::join(session.clone()).expect("room");
         let other = Lane::join(session).expect("room");
 
         let large = 4 * SEND_AHEAD_BYTES as usize;
         let slot = busy.outgoing.reserve(large).await.expect("a place");
-        slot.send(SessionBatch::default());
+        slot.send(batch());
         let mut again = pin!(busy.outgoing.reserve(large));
         let mut small = pin!(other.outgoing.reserve(1));
         assert!(polled(again.as_mut()).is_pending());
@@ -290,11 +352,11 @@ mod tests {
         drop(messages.recv().await);
         assert!(polled(small.as_mut()).is_pending(), "the other asked first");
         let Poll::Ready(Some(slot)) = polled(again) else { panic!("nobody is before it") };
-        slot.send(SessionBatch::default());
+        slot.send(batch());
         assert!(polled(small.as_mut()).is_pending());
         drop(messages.recv().await);
         let Poll::Ready(Some(slot)) = polled(small) else { panic!("behind one batch, not two") };
-        slot.send(SessionBatch::default());
+        slot.send(batch());
         assert_eq!(messages.recv().await.expect("it").0.lane, other.outgoing.lane);
     }
 
@@ -303,7 +365,8 @@ mod tests {
         let (outgoing, messages) = mpsc::channel(SEND_AHEAD);
         let (_taken, opened) = watch::channel(true);
         let room = Arc::new(Semaphore::new(0));
-        let session = Session { generation: 0, outgoing, room, opened, table: Arc::default() };
+        let session =
+            Session::<Appends> { generation: 0, outgoing, room, opened, table: Arc::default() };
         let lane = Lane::join(Arc::new(session)).expect("room");
         let mut waiting = pin!(lane.outgoing.reserve(1));
         assert!(polled(waiting.as_mut()).is_pending());

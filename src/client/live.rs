@@ -1,12 +1,12 @@
-//! A call whose answers go on and on: connected when it is needed, and told from a dead one by its
+//! Answers that go on and on: connected when it is needed, and told from a dead one by its
 //! heartbeats.
 //!
 //! What it deliberately does not do: know where to resume. Whoever owns it opens the call again.
 
 use std::{future::Future, time::Duration};
 
-use tokio::time::{Interval, MissedTickBehavior, interval};
-use tonic::{Response, Status, Streaming};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tonic::{Status, Streaming};
 
 use super::{
     Client,
@@ -21,23 +21,44 @@ use crate::{
 /// So many heartbeats may be missed.
 const HEARTBEATS_MISSED_MAX: u32 = 3;
 
+/// Answers of a call.
+pub(super) trait Answers: Send {
+    type Answer;
+
+    /// The next; none if the call has ended. Dropping the future loses none.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Self::Answer>, Status>> + Send;
+
+    /// When the server was heard of last, if that may have been by others than this one.
+    fn heard(&self) -> Option<Instant> {
+        None
+    }
+}
+
+impl<M: Send> Answers for Streaming<M> {
+    type Answer = M;
+
+    fn next(&mut self) -> impl Future<Output = Result<Option<M>, Status>> + Send {
+        self.message()
+    }
+}
+
 /// Answers of one call after the other.
 #[derive(Debug)]
-pub(super) struct Live<M> {
+pub(super) struct Live<A> {
     pub(super) client: Client,
-    connection: Option<Connection<M>>,
+    connection: Option<Connection<A>>,
     backoff: Backoff,
     /// Ticks when the connection has been silent for too long.
     silence: Interval,
 }
 
 #[derive(Debug)]
-struct Connection<M> {
+struct Connection<A> {
     generation: Generation,
-    messages: Streaming<M>,
+    answers: A,
 }
 
-impl<M> Live<M> {
+impl<A: Answers> Live<A> {
     pub(super) fn new(client: Client) -> Self {
         let heartbeat = client.options.heartbeat.max(Duration::from_millis(1));
         let mut silence = interval(heartbeat * HEARTBEATS_MISSED_MAX);
@@ -54,26 +75,42 @@ impl<M> Live<M> {
     pub(super) async fn open(
         &mut self,
         generation: Generation,
-        call: impl Future<Output = Result<Response<Streaming<M>>, Status>>,
+        call: impl Future<Output = Result<A, Status>>,
     ) -> Result<(), Error> {
         let opened = self.backoff.bound(call).await;
         let opened = opened.ok_or_else(|| Repeat::Read.timed_out())?;
-        let answer = opened.map_err(|status| from_status(&status, Call::Read))?;
-        self.silence.reset();
-        self.connection = Some(Connection { generation, messages: answer.into_inner() });
+        self.begin(generation, opened.map_err(|status| from_status(&status, Call::Read))?);
         Ok(())
     }
 
+    /// Goes on with the answers of a call that is open; `generation` is that of its connection.
+    pub(super) fn begin(&mut self, generation: Generation, answers: A) {
+        self.silence.reset();
+        self.connection = Some(Connection { generation, answers });
+    }
+
+    /// Ends the call that is open, if there is one.
+    pub(super) fn close(&mut self) {
+        self.connection = None;
+    }
+
     /// The next answer of the call that is open. Dropping the future loses none.
-    pub(super) async fn message(&mut self) -> Result<M, Error> {
+    pub(super) async fn message(&mut self) -> Result<A::Answer, Error> {
         let closed = || Error::Unavailable { message: "the call broke off without an end".into() };
         let connection = self.connection.as_mut().ok_or_else(closed)?;
-        let message = tokio::select! {
-            biased;
-            message = connection.messages.message() => message,
-            _ = self.silence.tick() => {
-                self.client.link.replace(connection.generation);
-                return Err(Error::Unavailable { message: "no heartbeat".into() });
+        let message = loop {
+            tokio::select! {
+                biased;
+                message = connection.answers.next() => break message,
+                _ = self.silence.tick() => {}
+            }
+            let due = connection.answers.heard().map(|heard| heard + self.silence.period());
+            match due.filter(|&due| Instant::now() < due) {
+                Some(due) => self.silence.reset_at(due),
+                None => {
+                    self.client.link.replace(connection.generation);
+                    return Err(Error::Unavailable { message: "no heartbeat".into() });
+                }
             }
         };
         let message = message.map_err(|status| from_status(&status, Call::Read))?;
@@ -85,7 +122,7 @@ impl<M> Live<M> {
 
     /// Gives up the call, and waits before the next attempt, if there may be one.
     pub(super) async fn recover(&mut self, error: Error) -> Result<(), Error> {
-        self.connection = None;
+        self.close();
         if is_passing(&error) && self.backoff.pause(&error).await {
             return Ok(());
         }

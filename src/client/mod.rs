@@ -19,6 +19,7 @@
 mod appender;
 mod connect;
 mod convert;
+mod follow;
 mod inputs;
 mod keeper;
 mod lanes;
@@ -47,7 +48,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{Response, Status, transport::Uri};
 
 use self::{
+    appender::Appends,
     convert::run_id,
+    follow::Tails,
     lanes::Lanes,
     link::{Admin, Link, Runs, Streams},
     retry::{Backoff, Repeat},
@@ -99,7 +102,8 @@ impl Default for ClientOptions {
 #[derive(Debug, Clone)]
 pub struct Client {
     link: Arc<Link>,
-    lanes: Arc<Lanes>,
+    appends: Arc<Lanes<Appends>>,
+    tails: Arc<Lanes<Tails>>,
     options: Arc<ClientOptions>,
 }
 
@@ -136,7 +140,12 @@ impl Client {
     }
 
     fn by(link: Link, options: ClientOptions) -> Self {
-        Self { link: Arc::new(link), lanes: Arc::default(), options: Arc::new(options) }
+        Self {
+            link: Arc::new(link),
+            appends: Arc::default(),
+            tails: Arc::default(),
+            options: Arc::new(options),
+        }
     }
 
     /// Creates a run, durably. Creating it again with the same parameters returns it; `created` is
@@ -306,7 +315,8 @@ impl Client {
     }
 
     /// Catches up and then follows, across broken connections. A stream that does not exist yet is
-    /// waited for.
+    /// waited for. However many tails a client has, one call to the server carries those that have
+    /// caught up.
     ///
     /// # Errors
     /// As [`Store::tail`](crate::engine::Store::tail).

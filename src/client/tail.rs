@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Client, convert, live::Live};
+use super::{Client, convert, follow::Followed, live::Live};
 use crate::{
     engine::{Bounds, End, Query, Start, StreamInfo, TailItem},
     error::Error,
@@ -20,7 +20,7 @@ use crate::{
 /// Follows a run, or some of its streams, across broken connections. Made by [`Client::tail`].
 #[derive(Debug)]
 pub struct Tail {
-    live: Live<TailResponse>,
+    live: Live<Followed>,
     /// What is still to be read: starts behind the last message received.
     query: Query,
     /// Items received and not handed out.
@@ -131,9 +131,23 @@ impl Tail {
             // connection held.
             query.allow_gap = true;
         }
-        let request = convert::tail(query, self.live.client.options.heartbeat)?;
-        let (generation, mut streams) = self.live.client.link.streams();
-        self.live.open(generation, async move { streams.tail(request).await }).await
+        let is_at_tail = self.is_at_tail();
+        let client = &self.live.client;
+        let request = convert::tail(query, client.options.heartbeat)?;
+        if is_at_tail {
+            let lane = client.tails.open(&client.link);
+            self.live.begin(lane.generation(), Followed::together(lane, request));
+            Ok(())
+        } else {
+            let (generation, streams) = client.link.streams();
+            self.live.open(generation, Followed::alone(streams, request)).await
+        }
+    }
+
+    /// Whether there is nothing to catch up with, but what a broken connection has left.
+    fn is_at_tail(&self) -> bool {
+        let begins_there = matches!(self.query.start, Start::Tail);
+        !self.query.stop_at_tail && (self.caught_up || begins_there)
     }
 
     /// Receives a message and makes its items ready.
@@ -144,7 +158,13 @@ impl Tail {
         }
         self.connect().await?;
         let message = self.live.message().await?;
-        self.take(message)
+        let was_at_tail = self.is_at_tail();
+        self.take(message)?;
+        if !was_at_tail && self.is_at_tail() {
+            // It goes on together with the others.
+            self.live.close();
+        }
+        Ok(())
     }
 
     /// The end, if a connection broke between the last record wanted and the word of it.

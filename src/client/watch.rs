@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use tonic::{Response, Streaming};
+
 use super::{
     Client, convert,
     convert::{run_id, run_uid_bytes, unexpected},
@@ -47,7 +49,7 @@ impl Client {
 /// Watches runs across broken connections. Made by [`Client::watch`].
 #[derive(Debug)]
 pub struct Watch {
-    live: Live<WatchResponse>,
+    live: Live<Streaming<WatchResponse>>,
     /// Resumes behind the last answer received.
     request: WatchRequest,
     /// Received and not handed out, each with where to resume behind it.
@@ -92,7 +94,9 @@ impl Watch {
         }
         let (generation, mut watches) = self.live.client.link.watches();
         let request = self.request.clone();
-        self.live.open(generation, async move { watches.watch(request).await }).await
+        self.live
+            .open(generation, async move { watches.watch(request).await.map(Response::into_inner) })
+            .await
     }
 
     async fn receive(&mut self) -> Result<(), Error> {

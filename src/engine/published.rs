@@ -479,14 +479,14 @@ impl Published {
     ) -> Vec<std::iter::Peekable<impl Iterator<Item = &(Index, u64)>>> {
         let rest = |stream: &StreamNo| {
             let spans = &self.streams[stream.0 as usize].spans;
-            spans.range(spans.partition_point(|&(_, number)| number < start)..).peekable()
+            spans.range(point_from_end(spans, |&(_, number)| number < start)..).peekable()
         };
         streams.iter().map(rest).collect()
     }
 
     fn numbers(&self, seq: Seq, until: Seq) -> Range<u64> {
-        let start = self.frames.partition_point(|frame| frame.next_seq() <= seq) as u64;
-        let end = self.frames.partition_point(|frame| frame.first_seq < until) as u64;
+        let start = point_from_end(&self.frames, |frame| frame.next_seq() <= seq) as u64;
+        let end = point_from_end(&self.frames, |frame| frame.first_seq < until) as u64;
         self.first + start..self.first + end.max(start)
     }
 
@@ -502,9 +502,54 @@ impl Published {
     }
 }
 
+/// What `partition_point` gives, with few looks if that is near the end: there most readers are, and
+/// of thousands of runs each look is one into memory that no cache has.
+fn point_from_end<T>(items: &VecDeque<T>, is_before: impl Fn(&T) -> bool) -> usize {
+    let (mut low, mut high, mut step) = (0, items.len(), 1);
+    while low < high {
+        let at = high.saturating_sub(step).max(low);
+        if is_before(&items[at]) {
+            low = at + 1;
+            break;
+        }
+        (high, step) = (at, 2 * step);
+    }
+    while low < high {
+        let at = low + (high - low) / 2;
+        match is_before(&items[at]) {
+            true => low = at + 1,
+            false => high = at,
+        }
+    }
+    low
+}
+
 impl PublishedStream {
     fn new(name: Arc<str>, kind: StreamKind) -> Self {
         let (trim, tail) = (Index::ZERO, Index::ZERO);
         Self { name, kind, trim, tail, closed: false, spans: VecDeque::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_is_found_from_the_end_as_from_anywhere() {
+        for len in 0..70_usize {
+            let items: VecDeque<_> = (0..len).collect();
+            for point in 0..=len {
+                let looks = std::cell::Cell::new(0);
+                let is_before = |&item: &usize| {
+                    looks.set(looks.get() + 1);
+                    item < point
+                };
+                assert_eq!(point_from_end(&items, is_before), point);
+                let behind = len - point;
+                let most = 2 * (usize::BITS - behind.leading_zeros()) + 2;
+                assert!(looks.get() <= most, "{} looks, {behind} behind", looks.get());
+            }
+        }
     }
 }

@@ -60,15 +60,13 @@ impl Reader {
     /// A reader at the start of a query. The caller holds the shard's lock, and the run exists.
     pub(super) fn open(run: &Run, query: &Query, answers: &Answers) -> Result<Self, Unresolved> {
         let published = &run.published;
-        let selection = match query.streams.is_empty() {
-            true => Selection::All,
-            false => Selection::Named(query.streams.clone()),
-        };
+        let mut selection = Selection::of(&query.streams);
         if STREAMS_PER_RUN_MAX < query.streams.len() {
             let problem = "names more streams than a run can have";
             return Err(Refusal::invalid("streams", problem).into());
         }
-        let single = selection.single(published);
+        selection.resolve(published);
+        let single = selection.single();
         let from = find_start(published, answers, query, single)?;
         Ok(Self {
             run_no: run.state.run_no,
@@ -129,7 +127,8 @@ impl Reader {
     fn look(&mut self, run: &Run) -> Result<Look, Refusal> {
         let published = &run.published;
         published.check_there()?;
-        self.single = self.selection.single(published);
+        self.selection.resolve(published);
+        self.single = self.selection.single();
         let new_streams = self.new_streams(published);
         if !new_streams.is_empty() {
             return Ok(Look::Step(Step::Item(TailItem::Streams(new_streams))));
@@ -154,8 +153,9 @@ impl Reader {
     fn new_streams(&mut self, published: &Published) -> Vec<StreamInfo> {
         let known = std::mem::replace(&mut self.announced, published.streams.len());
         (known..published.streams.len())
-            .filter(|&n| self.selection.holds(&published.streams[n].name))
-            .map(|n| published.info(StreamNo(n as u32)))
+            .map(|n| StreamNo(n as u32))
+            .filter(|&stream| self.selection.holds(stream))
+            .map(|stream| published.info(stream))
             .collect()
     }
 

@@ -46,7 +46,7 @@ enum LoadFrom {
     /// From the journal, one by one.
     Journal { entries: Vec<FrameEntry>, next: Seq, chain: Chain },
     /// From segments.
-    Segments { name_hash: u64, from: Seq, until: Seq, streams: Option<Vec<StreamNo>> },
+    Segments { name_hash: u64, from: Seq, until: Seq, streams: Option<Arc<[StreamNo]>> },
 }
 
 impl Load {
@@ -86,7 +86,7 @@ pub(super) struct Ahead {
     /// Where the load before this began.
     from: Seq,
     until: Seq,
-    streams: Option<Vec<StreamNo>>,
+    streams: Option<Arc<[StreamNo]>>,
 }
 
 impl Load {
@@ -132,13 +132,25 @@ pub(super) fn read_entry(
 /// Which streams are read.
 pub(super) enum Selection {
     All,
-    Named(Vec<Arc<str>>),
+    Named(Named),
+}
+
+/// Streams that are asked for by name. What was found stays: a stream keeps its number.
+pub(super) struct Named {
+    /// Names asked for.
+    count: usize,
+    /// Those that no stream has yet.
+    missing: Vec<Arc<str>>,
+    /// The streams that have one.
+    found: Arc<[StreamNo]>,
+    /// Streams of the run that were looked at.
+    looked_at: usize,
 }
 
 /// What decides which records of a frame are delivered.
 pub(super) struct Filter {
     /// The streams read, of those that exist; none is all.
-    pub(super) streams: Option<Vec<StreamNo>>,
+    pub(super) streams: Option<Arc<[StreamNo]>>,
     /// First index kept, by stream; empty if nothing is trimmed.
     pub(super) trims: Vec<Index>,
     /// Exclusive end of what may be delivered now.
@@ -218,41 +230,73 @@ pub(super) fn gather(run: &Run, filter: &Filter, position: Seq) -> Gathered {
 }
 
 impl Selection {
+    /// The streams of these names; all if there are none.
+    pub(super) fn of(names: &[Arc<str>]) -> Self {
+        match names {
+            [] => Self::All,
+            names => Self::Named(Named {
+                count: names.len(),
+                missing: names.to_vec(),
+                found: Arc::default(),
+                looked_at: 0,
+            }),
+        }
+    }
+
+    /// Looks at the streams that the run has got since the last time.
+    pub(super) fn resolve(&mut self, published: &Published) {
+        let Self::Named(named) = self else { return };
+        let looked_at = std::mem::replace(&mut named.looked_at, published.streams.len());
+        if named.missing.is_empty() || looked_at == named.looked_at {
+            return;
+        }
+        let mut found = named.found.to_vec();
+        for (stream, known) in published.streams.iter().enumerate().skip(looked_at) {
+            let before = named.missing.len();
+            named.missing.retain(|name| *name != known.name);
+            if named.missing.len() < before {
+                found.push(StreamNo(stream as u32));
+            }
+        }
+        named.found = found.into();
+    }
+
     /// The stream that is read, if it is exactly one and exists.
-    pub(super) fn single(&self, published: &Published) -> Option<StreamNo> {
+    pub(super) fn single(&self) -> Option<StreamNo> {
         match self {
-            Self::Named(names) if names.len() == 1 => published.stream_no(&names[0]),
+            Self::Named(named) if named.count == 1 => named.found.first().copied(),
             _ => None,
         }
     }
 
-    pub(super) fn holds(&self, name: &str) -> bool {
+    /// The streams that are read, of those that exist; none is all.
+    fn streams(&self) -> Option<&Arc<[StreamNo]>> {
         match self {
-            Self::All => true,
-            Self::Named(names) => names.iter().any(|named| &**named == name),
+            Self::All => None,
+            Self::Named(named) => Some(&named.found),
         }
+    }
+
+    pub(super) fn holds(&self, stream: StreamNo) -> bool {
+        self.streams().is_none_or(|streams| streams.contains(&stream))
     }
 
     /// Whether nothing will ever follow in what is read.
     pub(super) fn is_ended(&self, published: &Published) -> bool {
-        let ended = |name: &Arc<str>| {
-            published.stream_no(name).is_some_and(|stream| published.is_ended(stream))
+        let are_ended = match self {
+            Self::All => false,
+            Self::Named(named) => {
+                let is_ended = |&stream: &StreamNo| published.is_ended(stream);
+                named.missing.is_empty() && named.found.iter().all(is_ended)
+            }
         };
-        match self {
-            Self::All => published.outcome.is_some(),
-            Self::Named(names) => published.outcome.is_some() || names.iter().all(ended),
-        }
+        published.outcome.is_some() || are_ended
     }
 }
 
 impl Filter {
     pub(super) fn of(published: &Published, selection: &Selection, until: Seq) -> Self {
-        let streams = match selection {
-            Selection::All => None,
-            Selection::Named(names) => {
-                Some(names.iter().filter_map(|name| published.stream_no(name)).collect())
-            }
-        };
+        let streams = selection.streams().cloned();
         let is_trimmed = published.streams.iter().any(|stream| Index::ZERO < stream.trim);
         let trims = match is_trimmed {
             true => published.streams.iter().map(|stream| stream.trim).collect(),

@@ -871,6 +871,39 @@ pub mod stream_service_client {
                 .insert(GrpcMethod::new("braidlog.v1.StreamService", "Tail"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Follows many runs over one call. A session has lanes, each a tail of its own
+        /// that the others do not wait for: none of them begins, ends, or is read
+        /// slowly at their expense. When the client has said all it wants to say, the
+        /// session goes on until its last lane has ended. A session that breaks, or
+        /// that ends with an error, ends no tail: each resumes behind its last item.
+        pub async fn tail_session(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<
+                Message = crate::proto::TailSessionRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<
+                tonic::codec::Streaming<crate::grpc::encoded::TailSessionResponse>,
+            >,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::grpc::codec::MessageCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/braidlog.v1.StreamService/TailSession",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("braidlog.v1.StreamService", "TailSession"));
+            self.inner.streaming(req, path, codec).await
+        }
         /// Tells where a run and one of its streams end now.
         pub async fn check_tail(
             &mut self,

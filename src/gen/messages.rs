@@ -1783,6 +1783,70 @@ pub struct TailResponse {
     #[prost(uint64, tag = "8")]
     pub next_seq: u64,
 }
+/// A message of a tail session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TailSessionRequest {
+    /// Number of the lane. A session has at most 4,096 at a time. A number is free
+    /// again when its tail has ended or was given up.
+    #[prost(uint32, tag = "3")]
+    pub lane: u32,
+    /// What is asked of the lane.
+    #[prost(oneof = "tail_session_request::Message", tags = "1, 2, 4")]
+    pub message: ::core::option::Option<tail_session_request::Message>,
+}
+/// Nested message and enum types in `TailSessionRequest`.
+pub mod tail_session_request {
+    /// What is asked of the lane.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Message {
+        /// Begins a tail.
+        #[prost(message, tag = "1")]
+        Open(super::TailOpen),
+        /// Lets more items come.
+        #[prost(message, tag = "2")]
+        Read(super::TailRead),
+        /// Gives up the tail. Items under way may still come.
+        #[prost(message, tag = "4")]
+        Close(super::TailClose),
+    }
+}
+/// Begins a tail of a session.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TailOpen {
+    /// What a call of its own would be asked for.
+    #[prost(message, optional, tag = "1")]
+    pub tail: ::core::option::Option<TailRequest>,
+    /// Bytes of items that may come before the client has said that it has read
+    /// some; overrun by less than one item. 0 is no bound: then who does not read
+    /// holds up the other lanes.
+    #[prost(uint64, tag = "2")]
+    pub window_bytes: u64,
+}
+/// Items were read: as many bytes may come again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TailRead {
+    /// Bytes of the items, as encoded.
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+}
+/// Gives up a tail of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TailClose {}
+/// An item of a tail of the session, or its end by an error. Exactly one of
+/// `item` and `ended` is set.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TailSessionResponse {
+    /// Number of the lane.
+    #[prost(uint32, tag = "1")]
+    pub lane: u32,
+    /// What a call of its own would have sent. An item with an `end` is the last.
+    #[prost(message, optional, tag = "2")]
+    pub item: ::core::option::Option<TailResponse>,
+    /// The tail could not begin, or cannot go on. As with the status of a call,
+    /// resume behind the last item unless the reason says otherwise.
+    #[prost(message, optional, tag = "3")]
+    pub ended: ::core::option::Option<LaneEnd>,
+}
 /// A stretch of a stream that was trimmed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Gap {

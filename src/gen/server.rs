@@ -1176,6 +1176,27 @@ pub mod stream_service_server {
             &self,
             request: tonic::Request<crate::proto::TailRequest>,
         ) -> std::result::Result<tonic::Response<Self::TailStream>, tonic::Status>;
+        /// Server streaming response type for the TailSession method.
+        type TailSessionStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<
+                    crate::grpc::encoded::TailSessionResponse,
+                    tonic::Status,
+                >,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Follows many runs over one call. A session has lanes, each a tail of its own
+        /// that the others do not wait for: none of them begins, ends, or is read
+        /// slowly at their expense. When the client has said all it wants to say, the
+        /// session goes on until its last lane has ended. A session that breaks, or
+        /// that ends with an error, ends no tail: each resumes behind its last item.
+        async fn tail_session(
+            &self,
+            request: tonic::Request<tonic::Streaming<crate::proto::TailSessionRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<Self::TailSessionStream>,
+            tonic::Status,
+        >;
         /// Tells where a run and one of its streams end now.
         async fn check_tail(
             &self,
@@ -1540,6 +1561,54 @@ pub mod stream_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/braidlog.v1.StreamService/TailSession" => {
+                    #[allow(non_camel_case_types)]
+                    struct TailSessionSvc<T: StreamService>(pub Arc<T>);
+                    impl<
+                        T: StreamService,
+                    > tonic::server::StreamingService<crate::proto::TailSessionRequest>
+                    for TailSessionSvc<T> {
+                        type Response = crate::grpc::encoded::TailSessionResponse;
+                        type ResponseStream = T::TailSessionStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<crate::proto::TailSessionRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as StreamService>::tail_session(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TailSessionSvc(inner);
+                        let codec = crate::grpc::codec::MessageCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

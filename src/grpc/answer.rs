@@ -1,4 +1,4 @@
-//! The body of a tail: one message after the other, without buffers that last.
+//! The body of a tail, or of many in a session: one message after the other, without buffers that last.
 //!
 //! A tail lives for hours and mostly waits; what it holds must be small. Large pieces of records
 //! go out as they are, shared with the store and with every other subscriber; small ones are put
@@ -25,11 +25,32 @@ use tonic::{
     codegen::{http, tokio_stream::Stream},
 };
 
-use super::encoded::{NO_RECORDS, TailResponse};
+use super::encoded::{NO_RECORDS, TailResponse, TailSessionResponse};
+use crate::engine::Records;
 
 /// Pieces from here on go out as they are; smaller ones together, until they are as large. The
 /// size of an HTTP/2 frame, so that nothing is split that need not be.
 const CHUNK_BYTES: usize = 16 << 10;
+
+/// A message whose records go out as they are.
+pub(super) trait Pieced: Message {
+    /// Writes what comes before the records; gives the records, and what comes behind them.
+    fn take_apart(self, head: &mut Vec<u8>) -> (Records, Vec<u8>);
+}
+
+impl Pieced for TailResponse {
+    fn take_apart(self, _: &mut Vec<u8>) -> (Records, Vec<u8>) {
+        let behind = Self { records: NO_RECORDS, ..self };
+        (self.records, behind.encode_to_vec())
+    }
+}
+
+impl Pieced for TailSessionResponse {
+    fn take_apart(self, head: &mut Vec<u8>) -> (Records, Vec<u8>) {
+        self.put_head(head);
+        self.item.map_or((NO_RECORDS, Vec::new()), |item| item.take_apart(head))
+    }
+}
 
 /// A stream of messages as a body, and a status at its end.
 pub(super) struct TailBody<S> {
@@ -44,9 +65,10 @@ pub(super) struct TailBody<S> {
     over: bool,
 }
 
-impl<S> TailBody<S>
+impl<S, M> TailBody<S>
 where
-    S: Stream<Item = Result<TailResponse, Status>> + Unpin,
+    S: Stream<Item = Result<M, Status>> + Unpin,
+    M: Pieced,
 {
     /// The body of an answer.
     pub(super) fn new(messages: S) -> Self {
@@ -61,13 +83,14 @@ where
     }
 
     /// Begins a message: its gRPC header (not compressed, and its length), records, other fields.
-    fn begin(&mut self, message: TailResponse) {
+    fn begin(&mut self, message: M) {
         let len = message.encoded_len();
         self.buffer.reserve(HEADER_SIZE + len.min(CHUNK_BYTES));
         self.buffer.put_u8(0);
         self.buffer.put_u32(u32::try_from(len).expect("a message is far smaller than 4 GiB"));
-        self.fields = TailResponse { records: NO_RECORDS, ..message }.encode_to_vec();
-        self.pieces = message.records.pieces.into();
+        let records;
+        (records, self.fields) = message.take_apart(&mut self.buffer);
+        self.pieces = records.pieces.into();
     }
 
     /// Goes on with the message that was begun; gives what has become large enough to go out.
@@ -119,9 +142,10 @@ where
     }
 }
 
-impl<S> http_body::Body for TailBody<S>
+impl<S, M> http_body::Body for TailBody<S>
 where
-    S: Stream<Item = Result<TailResponse, Status>> + Unpin,
+    S: Stream<Item = Result<M, Status>> + Unpin,
+    M: Pieced,
 {
     type Data = Bytes;
     type Error = Status;
@@ -172,16 +196,16 @@ mod tests {
     use tonic::codegen::tokio_stream;
 
     use super::*;
-    use crate::{engine::Records, proto};
+    use crate::proto::{self, LaneEnd};
 
     /// Gives messages, and says how many were asked for.
-    struct Messages {
-        left: VecDeque<Result<TailResponse, Status>>,
+    struct Messages<M> {
+        left: VecDeque<Result<M, Status>>,
         asked: usize,
     }
 
-    impl Stream for Messages {
-        type Item = Result<TailResponse, Status>;
+    impl<M: Unpin> Stream for Messages<M> {
+        type Item = Result<M, Status>;
 
         fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
             self.asked += 1;
@@ -201,9 +225,10 @@ mod tests {
     }
 
     /// The next chunk; none if the body waits.
-    fn chunk<S>(body: &mut TailBody<S>) -> Option<Bytes>
+    fn chunk<S, M>(body: &mut TailBody<S>) -> Option<Bytes>
     where
-        S: Stream<Item = Result<TailResponse, Status>> + Unpin,
+        S: Stream<Item = Result<M, Status>> + Unpin,
+        M: Pieced,
     {
         let mut cx = Context::from_waker(Waker::noop());
         match Pin::new(body).poll_frame(&mut cx) {
@@ -213,27 +238,37 @@ mod tests {
         }
     }
 
+    /// Whether the chunks of messages are what the messages are encoded to.
+    fn assert_chunks_are<M: Pieced + Clone + Unpin + std::fmt::Debug>(messages: Vec<M>) {
+        let left = messages.iter().cloned().map(Ok).collect();
+        let mut body = TailBody::new(Messages { left, asked: 0 });
+        let mut found = Vec::new();
+        while let Some(chunk) = chunk(&mut body) {
+            assert!(!chunk.is_empty());
+            found.extend_from_slice(&chunk);
+        }
+        let mut expected = Vec::new();
+        for message in &messages {
+            expected.put_u8(0);
+            expected.put_u32(u32::try_from(message.encoded_len()).expect("small"));
+            message.encode(&mut expected).expect("encoded");
+        }
+        assert!(found == expected, "{messages:?}");
+    }
+
     #[test]
     fn chunks_are_the_messages_whatever_the_pieces() {
         for sizes in
             [&[][..], &[1], &[100; 400], &[40_000, 10, 40_000], &[10, 20_000, 10, 9_000, 9_000]]
         {
-            let messages: Vec<_> =
-                (0..3).map(|_| message(sizes.iter().map(|&len| piece(len)).collect())).collect();
-            let left = messages.iter().cloned().map(Ok).collect();
-            let mut body = TailBody::new(Messages { left, asked: 0 });
-            let mut found = Vec::new();
-            while let Some(chunk) = chunk(&mut body) {
-                assert!(!chunk.is_empty());
-                found.extend_from_slice(&chunk);
-            }
-            let mut expected = Vec::new();
-            for message in messages {
-                expected.put_u8(0);
-                expected.put_u32(u32::try_from(message.encoded_len()).expect("small"));
-                message.encode(&mut expected).expect("encoded");
-            }
-            assert_eq!(found, expected, "{sizes:?}");
+            let message = || message(sizes.iter().map(|&len| piece(len)).collect());
+            assert_chunks_are((0..3).map(|_| message()).collect());
+            let of_lane = |lane| TailSessionResponse { lane, item: Some(message()), ended: None };
+            let mut messages: Vec<_> = (0..3).map(of_lane).collect();
+            let ended = LaneEnd { code: 5, message: "gone".into(), details: Bytes::new() };
+            let ended = TailSessionResponse { lane: 7, item: None, ended: Some(ended) };
+            messages.insert(1, ended);
+            assert_chunks_are(messages);
         }
     }
 

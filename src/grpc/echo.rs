@@ -14,7 +14,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
 
 use super::{
-    encoded::{ReadResponse, TailResponse},
+    encoded::{ReadResponse, TailResponse, TailSessionResponse},
     generated::stream_service_server::{StreamService, StreamServiceServer},
     server::{REQUEST_BYTES_MAX, ServeError, transport},
 };
@@ -127,6 +127,15 @@ impl StreamService for Echo {
             Ok(TailResponse { records, cursor: "x".repeat(64), ..TailResponse::default() })
         };
         Ok(Response::new(Box::pin(tokio_stream::iter((0..items).map(item)))))
+    }
+
+    type TailSessionStream = Answers<TailSessionResponse>;
+
+    async fn tail_session(
+        &self,
+        _: Request<Streaming<TailSessionRequest>>,
+    ) -> Result<Response<Self::TailSessionStream>, Status> {
+        not_here()
     }
 
     async fn close_stream(

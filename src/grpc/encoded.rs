@@ -1,7 +1,7 @@
 //! Answers whose records are encoded already.
 //!
-//! [`ReadResponse`] and [`TailResponse`] are, byte for byte, the messages of the same names in
-//! `braidlog/v1/stream.proto`, but hold their records as the bytes that are stored. The server
+//! [`ReadResponse`], [`TailResponse`] and [`TailSessionResponse`] are, byte for byte, the messages of
+//! the same names in `braidlog/v1/stream.proto`, but hold their records as the bytes that are stored. The server
 //! writes those verbatim; the client takes them out with one copy, so that they do not keep the
 //! connection's buffers alive, and decodes a record only if somebody looks at it. Tests hold both
 //! equal to what prost makes of the protocol.
@@ -9,17 +9,19 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::{
     DecodeError, Message,
-    encoding::{self, DecodeContext, WireType, message, string, uint64},
+    encoding::{self, DecodeContext, WireType, message, string, uint32, uint64},
 };
 
 use crate::{
     engine::Records,
-    proto::{CaughtUp, End, Gap, Heartbeat, StreamInfo},
+    proto::{CaughtUp, End, Gap, Heartbeat, LaneEnd, StreamInfo},
 };
 
 /// Number of the field that holds the records, and its key.
 const RECORDS: u32 = 1;
 const RECORDS_KEY: u8 = 0x0A;
+/// Number of the field that holds an item of a session.
+const ITEM: u32 = 2;
 
 /// A page of records; see `ReadResponse` in the protocol.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +61,17 @@ pub struct TailResponse {
     pub cursor: String,
     /// Seq to resume from after this item.
     pub next_seq: u64,
+}
+
+/// An item of a tail of a session; see `TailSessionResponse` in the protocol.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TailSessionResponse {
+    /// Number of the lane.
+    pub lane: u32,
+    /// What a call of its own would have sent.
+    pub item: Option<TailResponse>,
+    /// The tail could not begin, or cannot go on.
+    pub ended: Option<LaneEnd>,
 }
 
 /// What an answer without records holds.
@@ -193,6 +206,56 @@ impl Message for TailResponse {
 
     fn clear(&mut self) {
         *self = Self::default();
+    }
+}
+
+impl Message for TailSessionResponse {
+    fn encode_raw(&self, buf: &mut impl BufMut) {
+        self.put_head(buf);
+        if let Some(item) = &self.item {
+            item.encode_raw(buf);
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        number_len(1, self.lane.into())
+            + message_len(ITEM, self.item.as_ref())
+            + message_len(3, self.ended.as_ref())
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire: WireType,
+        buf: &mut impl Buf,
+        ctx: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            1 => uint32::merge(wire, &mut self.lane, buf, ctx),
+            ITEM => {
+                encoding::check_wire_type(WireType::LengthDelimited, wire)?;
+                let len = checked_len(buf)?;
+                self.item.get_or_insert_default().merge(buf.take(len))
+            }
+            3 => message::merge(wire, self.ended.get_or_insert_default(), buf, ctx),
+            _ => encoding::skip_field(wire, tag, buf, ctx),
+        }
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl TailSessionResponse {
+    /// Writes what comes before the item, its key and length included. There is nothing behind it.
+    pub(super) fn put_head(&self, buf: &mut impl BufMut) {
+        put_number(1, self.lane.into(), buf);
+        put_message(3, self.ended.as_ref(), buf);
+        if let Some(item) = &self.item {
+            encoding::encode_key(ITEM, WireType::LengthDelimited, buf);
+            encoding::encode_varint(item.encoded_len() as u64, buf);
+        }
     }
 }
 
@@ -381,7 +444,7 @@ mod tests {
             (streams, gap) in (vec(stream(), 0..3), option::of(gap())),
             (cursor, next_seq) in ("[A-Za-z0-9]{0,62}", any::<u64>()),
             (tail, time_ms) in (option::of(any::<u64>()), option::of(any::<u64>())),
-            end in option::of(end()),
+            (end, lane) in (option::of(end()), any::<u32>()),
         ) {
             let caught_up = tail.map(|tail| CaughtUp { tail });
             let heartbeat = time_ms.map(|time_ms| Heartbeat { tail: 7, time_ms });
@@ -404,6 +467,31 @@ mod tests {
             let back = TailResponse::decode(&bytes[..]).expect("decodes");
             same_records(&back.records, &records)?;
             prop_assert_eq!(&TailResponse { records: ours.records.clone(), ..back }, &ours);
+
+            let in_session = TailSessionResponse { lane, item: Some(ours.clone()), ended: None };
+            let theirs = proto::TailSessionResponse { lane, item: Some(theirs), ended: None };
+            let bytes = in_session.encode_to_vec();
+            prop_assert_eq!(&bytes, &theirs.encode_to_vec());
+            prop_assert_eq!(in_session.encoded_len(), bytes.len());
+            let back = TailSessionResponse::decode(&bytes[..]).expect("decodes");
+            prop_assert_eq!((back.lane, back.ended), (lane, None));
+            let item = back.item.expect("an item");
+            same_records(&item.records, &records)?;
+            prop_assert!(item.records.pieces.len() <= 1);
+            prop_assert_eq!(&TailResponse { records: ours.records.clone(), ..item }, &ours);
+        }
+
+        #[test]
+        fn the_end_of_a_lane_is_what_the_protocol_says(
+            (lane, code, text) in (any::<u32>(), 0..17i32, "[a-z ]{0,40}"),
+        ) {
+            let ended = Some(LaneEnd { code, message: text, details: Bytes::from_static(b"d") });
+            let ours = TailSessionResponse { lane, item: None, ended: ended.clone() };
+            let theirs = proto::TailSessionResponse { lane, item: None, ended };
+            let bytes = ours.encode_to_vec();
+            prop_assert_eq!(&bytes, &theirs.encode_to_vec());
+            prop_assert_eq!(ours.encoded_len(), bytes.len());
+            prop_assert_eq!(TailSessionResponse::decode(&bytes[..]).expect("decodes"), ours);
         }
 
         #[test]
@@ -426,6 +514,10 @@ mod tests {
                 prop_assert!(ours.is_ok());
             }
             _ = TailResponse::decode(&bytes[..]);
+            let ours = TailSessionResponse::decode(&bytes[..]);
+            if proto::TailSessionResponse::decode(&bytes[..]).is_ok() {
+                prop_assert!(ours.is_ok());
+            }
         }
     }
 }

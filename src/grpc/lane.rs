@@ -14,10 +14,7 @@ use std::{
 
 use tonic::{Status, Streaming};
 
-use super::{
-    convert, edge,
-    status::{to_status, to_status_with},
-};
+use super::{convert, edge, status::to_status_with};
 use crate::{
     core::{Append, Appended, Producer, Refusal},
     engine::{IfAbsent, RunKey, Store, Ticket},
@@ -34,7 +31,7 @@ pub(super) type LaneNo = u32;
 /// The lane whose end is that of the session.
 pub(super) const MAIN: LaneNo = 0;
 /// Lanes of a session, at most; also those that ended and were not closed.
-const LANES_MAX: usize = 4_096;
+pub(super) const LANES_MAX: usize = 4_096;
 
 /// What all batches of a lane have in common.
 struct Target {
@@ -130,9 +127,8 @@ pub(super) fn status_at(error: &Error, ordinal: u64) -> Status {
     to_status_with(error, [("ordinal", ordinal.to_string())])
 }
 
-/// The end of a lane that an error of its own ended.
-pub(super) fn lane_end(error: &Error) -> LaneEnd {
-    let status = to_status(error);
+/// The end of a lane with the status that a call of its own would have had.
+pub(super) fn lane_end(status: &Status) -> LaneEnd {
     LaneEnd {
         code: status.code().into(),
         message: status.message().to_owned(),

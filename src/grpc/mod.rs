@@ -37,6 +37,8 @@ mod steps;
 #[cfg(feature = "grpc")]
 mod tail;
 #[cfg(feature = "grpc")]
+mod tails;
+#[cfg(feature = "grpc")]
 mod tokens;
 #[cfg(feature = "grpc")]
 mod watch;

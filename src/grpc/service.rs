@@ -10,14 +10,15 @@ use tonic::{
 use super::{
     answer::{Handoff, TailBody},
     convert,
-    encoded::{ReadResponse, TailResponse},
+    encoded::{ReadResponse, TailResponse, TailSessionResponse},
     generated::{
         admin_service_server::AdminService, run_service_server::RunService,
         stream_service_server::StreamService,
     },
     session::Session,
     status::to_status,
-    tail,
+    tail::{self, Follower},
+    tails::TailSession,
     work::operations,
 };
 use crate::{
@@ -57,6 +58,13 @@ pub(super) fn refused(refusal: Refusal) -> Status {
 }
 
 pub(super) type Answer<T> = Result<Response<T>, Status>;
+
+/// An answer whose messages are a body that was made already.
+fn by_handoff<T>(body: Body) -> Response<Empty<T>> {
+    let mut answer = Response::new(empty());
+    answer.extensions_mut().insert(Handoff::new(body));
+    answer
+}
 
 #[tonic::async_trait]
 impl RunService for Runs {
@@ -206,13 +214,21 @@ impl StreamService for Streams {
     type TailStream = Empty<Result<TailResponse, Status>>;
 
     async fn tail(&self, request: Request<TailRequest>) -> Answer<Self::TailStream> {
-        let (query, heartbeat) = convert::tail(request.into_inner()).map_err(refused)?;
-        let tail = self.store.tail(query).await.map_err(failed)?;
-        let drain = self.drain.clone();
-        let messages = tail::messages(self.store.clone(), tail, heartbeat, drain);
-        let mut answer = Response::new(empty());
-        answer.extensions_mut().insert(Handoff::new(Body::new(TailBody::new(messages))));
-        Ok(answer)
+        let follower = Follower::begin(self.store.clone(), request.into_inner()).await;
+        let messages = tail::messages(follower.map_err(failed)?, self.drain.clone());
+        Ok(by_handoff(Body::new(TailBody::new(messages))))
+    }
+
+    /// Nothing: the messages travel as a [`Handoff`].
+    type TailSessionStream = Empty<Result<TailSessionResponse, Status>>;
+
+    async fn tail_session(
+        &self,
+        request: Request<Streaming<TailSessionRequest>>,
+    ) -> Answer<Self::TailSessionStream> {
+        let (store, drain) = (self.store.clone(), self.drain.clone());
+        let session = TailSession::new(store, request.into_inner(), drain);
+        Ok(by_handoff(Body::new(TailBody::new(session))))
     }
 
     async fn check_tail(&self, request: Request<CheckTailRequest>) -> Answer<CheckTailResponse> {

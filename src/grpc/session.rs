@@ -25,6 +25,7 @@ use tonic::{Status, Streaming, codegen::tokio_stream::Stream};
 use super::{
     convert,
     lane::{Admission, Answer, Batch, MAIN, Reader, lane_end, status_at},
+    status::to_status,
 };
 use crate::{
     engine::Store,
@@ -99,7 +100,9 @@ impl Session {
                 self.over = true;
                 Err(status_at(&error, ordinal))
             }
-            Err(error) => Ok(AppendSessionResponse { ended: Some(lane_end(&error)), ..answer }),
+            Err(error) => {
+                Ok(AppendSessionResponse { ended: Some(lane_end(&to_status(&error))), ..answer })
+            }
         })
     }
 

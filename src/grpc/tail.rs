@@ -5,9 +5,7 @@
 //! and the store reads from disk for it later. Every message carries the cursor to resume from,
 //! also the status that ends a tail when the server drains; only an `end` item is an end.
 
-use std::time::Duration;
-
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -21,54 +19,74 @@ use crate::{
     engine::{self, Store, TailItem},
     error::Error,
     format::cursor::Cursor,
+    proto::TailRequest,
 };
 
 /// What the next message is made of.
 pub(super) struct Follower {
     store: Store,
     tail: engine::Tail,
+    /// Ticks when there may be reason for a heartbeat.
     beat: Interval,
-    drain: CancellationToken,
-}
-
-impl Step for Follower {
-    type Answer = TailResponse;
-
-    async fn next(&mut self) -> (Result<TailResponse, Status>, After) {
-        match self.item().await {
-            Ok(answer) if answer.end.is_some() => (Ok(answer), After::Nothing),
-            Ok(answer) => (Ok(answer), After::More),
-            Err(error) => (Err(self.status(&error)), After::Nothing),
-        }
-    }
+    /// When the last message was made.
+    spoke: Instant,
 }
 
 impl Follower {
-    async fn item(&mut self) -> Result<TailResponse, Error> {
-        if self.drain.is_cancelled() {
-            return Err(Error::ShuttingDown);
-        }
+    /// Begins to follow what a request asks for.
+    pub(super) async fn begin(store: Store, request: TailRequest) -> Result<Self, Error> {
+        let (query, heartbeat) = convert::tail(request)?;
+        let tail = store.tail(query).await?;
+        let mut beat = interval(heartbeat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beat.reset();
+        Ok(Self { store, tail, beat, spoke: Instant::now() })
+    }
+
+    /// The next message: an item, or that nothing has happened for a while. One with an `end` is the
+    /// last. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Result<TailResponse, Error> {
         tokio::select! {
             biased;
             item = self.tail.next() => Ok(self.answer(item?)),
-            () = self.drain.cancelled() => Err(Error::ShuttingDown),
-            _ = self.beat.tick() => Ok(self.heartbeat()),
+            () = silence(&mut self.beat, self.spoke) => Ok(self.heartbeat()),
         }
     }
 
-    fn answer(&mut self, item: TailItem) -> TailResponse {
-        self.beat.reset();
-        let cursor = item_cursor(&item).unwrap_or_else(|| self.tail.cursor());
-        at(cursor, convert::tail_item(item, || self.tail.durable_tail()))
+    /// The next message if items are not wanted now.
+    pub(super) async fn next_heartbeat(&mut self) -> TailResponse {
+        silence(&mut self.beat, self.spoke).await;
+        self.heartbeat()
     }
 
-    fn heartbeat(&self) -> TailResponse {
+    fn heartbeat(&mut self) -> TailResponse {
+        self.spoke = Instant::now();
         let beat = convert::heartbeat(self.tail.durable_tail(), self.store.clock_ms());
         at(self.tail.cursor(), beat)
     }
 
-    fn status(&self, error: &Error) -> Status {
+    /// The status of a tail that cannot go on.
+    pub(super) fn status(&self, error: &Error) -> Status {
         to_status_with(error, [("cursor", self.tail.cursor().to_string())])
+    }
+
+    fn answer(&mut self, item: TailItem) -> TailResponse {
+        self.spoke = Instant::now();
+        let cursor = item_cursor(&item).unwrap_or_else(|| self.tail.cursor());
+        at(cursor, convert::tail_item(item, || self.tail.durable_tail()))
+    }
+}
+
+/// Waits until nothing was said for as long as a heartbeat. The timer is set anew when it goes off,
+/// not with every message: that would cost more than the message.
+async fn silence(beat: &mut Interval, spoke: Instant) {
+    loop {
+        beat.tick().await;
+        let due = spoke + beat.period();
+        if due <= Instant::now() {
+            return;
+        }
+        beat.reset_at(due);
     }
 }
 
@@ -86,16 +104,38 @@ fn at(cursor: Cursor, answer: TailResponse) -> TailResponse {
     TailResponse { cursor: cursor.to_string(), next_seq: cursor.seq.0, ..answer }
 }
 
-/// The messages of a tail: follows `tail`, says every `heartbeat` that nothing happened, and ends
-/// when `drain` is cancelled.
-pub(super) fn messages(
-    store: Store,
-    tail: engine::Tail,
-    heartbeat: Duration,
+/// A tail of a call of its own.
+pub(super) struct Lone {
+    follower: Follower,
     drain: CancellationToken,
-) -> Steps<Follower> {
-    let mut beat = interval(heartbeat);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    beat.reset();
-    Steps::new(Follower { store, tail, beat, drain })
+}
+
+impl Lone {
+    async fn message(&mut self) -> Result<TailResponse, Error> {
+        if self.drain.is_cancelled() {
+            return Err(Error::ShuttingDown);
+        }
+        tokio::select! {
+            biased;
+            message = self.follower.next() => message,
+            () = self.drain.cancelled() => Err(Error::ShuttingDown),
+        }
+    }
+}
+
+impl Step for Lone {
+    type Answer = TailResponse;
+
+    async fn next(&mut self) -> (Result<TailResponse, Status>, After) {
+        match self.message().await {
+            Ok(answer) if answer.end.is_some() => (Ok(answer), After::Nothing),
+            Ok(answer) => (Ok(answer), After::More),
+            Err(error) => (Err(self.follower.status(&error)), After::Nothing),
+        }
+    }
+}
+
+/// The messages of a tail, until it ends or `drain` is cancelled.
+pub(super) fn messages(follower: Follower, drain: CancellationToken) -> Steps<Lone> {
+    Steps::new(Lone { follower, drain })
 }

@@ -17,4 +17,5 @@ mod refusals;
 mod runs;
 mod server;
 mod sessions;
+mod tail_sessions;
 mod tails;
