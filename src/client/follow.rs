@@ -57,15 +57,15 @@ impl Laned for Tails {
 /// What a tail is told.
 #[derive(Debug)]
 pub(super) enum Followed {
-    Alone(Streaming<TailResponse>),
-    Together(Box<Following>),
+    Alone(Box<Streaming<TailResponse>>),
+    Together(Following),
 }
 
 /// A lane, and what is still to be said on it.
 #[derive(Debug)]
 pub(super) struct Following {
     lane: Lane<Tails>,
-    open: Option<TailOpen>,
+    open: Option<Box<TailOpen>>,
     /// Bytes that were read.
     read: u64,
 }
@@ -73,13 +73,13 @@ pub(super) struct Following {
 impl Followed {
     /// Follows by a call of its own.
     pub(super) async fn alone(mut streams: Streams, request: TailRequest) -> Result<Self, Status> {
-        Ok(Self::Alone(streams.tail(request).await?.into_inner()))
+        Ok(Self::Alone(Box::new(streams.tail(request).await?.into_inner())))
     }
 
     /// Follows over a lane. What the server says to that comes with the first answer.
     pub(super) fn together(lane: Lane<Tails>, request: TailRequest) -> Self {
         let open = TailOpen { tail: Some(request), window_bytes: WINDOW_BYTES };
-        Self::Together(Box::new(Following { lane, open: Some(open), read: 0 }))
+        Self::Together(Following { lane, open: Some(Box::new(open)), read: 0 })
     }
 }
 
@@ -111,7 +111,7 @@ impl Following {
                 biased;
                 slot = outgoing.reserve(0), if has_to_say => {
                     let message = match self.open.take() {
-                        Some(open) => Message::Open(open),
+                        Some(open) => Message::Open(*open),
                         None => Message::Read(TailRead { bytes: std::mem::take(&mut self.read) }),
                     };
                     // If the session has ended, the answers say why.

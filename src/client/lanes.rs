@@ -128,20 +128,26 @@ impl<C: Laned> Lanes<C> {
         if let Some(lane) = joined.and_then(Lane::join) {
             return lane;
         }
-        let session = Arc::new(Session::begin(generation, streams));
+        let (outgoing, messages) = mpsc::channel(SEND_AHEAD);
+        let (taken, opened) = watch::channel(false);
+        let session = Arc::new(Session::new(generation, outgoing, opened));
         *current = Arc::downgrade(&session);
-        Lane::join(session).expect("a new session has room")
+        let table = session.table.clone();
+        // Before the call is made, which may end at once.
+        let lane = Lane::join(session).expect("a new session has room");
+        tokio::spawn(carry(streams, messages, taken, table));
+        lane
     }
 }
 
 impl<C: Laned> Session<C> {
-    fn begin(generation: Generation, streams: Streams) -> Self {
-        let (outgoing, messages) = mpsc::channel(SEND_AHEAD);
-        let (taken, opened) = watch::channel(false);
-        let table = Arc::<Mutex<Table<C>>>::default();
-        tokio::spawn(carry(streams, messages, taken, table.clone()));
+    fn new(
+        generation: Generation,
+        outgoing: mpsc::Sender<Sent<C>>,
+        opened: watch::Receiver<bool>,
+    ) -> Self {
         let room = Arc::new(Semaphore::new(SEND_AHEAD_BYTES as usize));
-        Self { generation, outgoing, room, opened, table }
+        Self { generation, outgoing, room, opened, table: Arc::default() }
     }
 }
 
@@ -318,7 +324,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        client::appender::Appends,
+        client::{ClientOptions, appender::Appends},
         proto::{SessionBatch, append_session_request::Message},
     };
 
@@ -334,10 +340,7 @@ mod tests {
     async fn few_bytes_wait_ahead_of_the_connection_and_room_for_more_is_given_in_turn() {
         let (outgoing, mut messages) = mpsc::channel(SEND_AHEAD);
         let (_taken, opened) = watch::channel(true);
-        let room = Arc::new(Semaphore::new(SEND_AHEAD_BYTES as usize));
-        let session =
-            Session::<Appends> { generation: 0, outgoing, room, opened, table: Arc::default() };
-        let session = Arc::new(session);
+        let session = Arc::new(Session::<Appends>::new(0, outgoing, opened));
         let busy = Lane::join(session.clone()).expect("room");
         let other = Lane::join(session).expect("room");
 
@@ -372,5 +375,17 @@ mod tests {
         assert!(polled(waiting.as_mut()).is_pending());
         drop(messages);
         assert!(matches!(polled(waiting), Poll::Ready(None)));
+    }
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_session_that_ends_at_once_is_told_to_its_lane() {
+        let connect =
+            |_| async { Err::<tokio::io::DuplexStream, _>(std::io::Error::other("away")) };
+        let link = Link::over(connect, "http://away", &ClientOptions::default()).expect("link");
+        let lanes = Lanes::<Appends>::default();
+        for _ in 0..500 {
+            let mut lane = lanes.open(&link);
+            let answer = lane.halves().1.next().await;
+            assert_eq!(answer.expect_err("nobody is there").code(), Code::Unavailable);
+        }
     }
 }

@@ -34,6 +34,8 @@ pub(super) enum Answer {
     Chain(Option<Chain>),
     Seq(Seq),
     Index(Index),
+    /// Segments hold no record of the stream from there on, up to this seq.
+    NoneBefore(Seq),
 }
 
 /// The segments of a run, in run order.
@@ -72,7 +74,7 @@ impl History {
                 Ok(Answer::Chain(is_known.then_some(frame.header.chain)))
             }
             Question::SeqOf(stream, index) => self.seq_of(shared, stream, index).map(Answer::Seq),
-            Question::IndexAt(stream, seq) => self.index_at(shared, stream, seq).map(Answer::Index),
+            Question::IndexAt(stream, seq) => self.index_at(shared, stream, seq),
         }
     }
 
@@ -179,7 +181,7 @@ impl History {
         Ok(Seq::ZERO)
     }
 
-    fn index_at(&self, shared: &Shared, stream: StreamNo, seq: Seq) -> Result<Index, Error> {
+    fn index_at(&self, shared: &Shared, stream: StreamNo, seq: Seq) -> Result<Answer, Error> {
         let after = self.segments.partition_point(|segment| segment.entry.head.end_seq <= seq);
         for segment in &self.segments[after..] {
             let tail = segment.tail(&shared.blocks)?;
@@ -189,20 +191,16 @@ impl History {
                 };
                 if part.only().is_some() || seq <= part.first_seq {
                     let into = seq.0.saturating_sub(part.first_seq.0);
-                    return Ok(found.first_index + into);
+                    return Ok(Answer::Index(found.first_index + into));
                 }
                 if let Some(index) = index_in(segment, part, stream, seq, shared)? {
-                    return Ok(index);
+                    return Ok(Answer::Index(index));
                 }
             }
         }
-        // Not in segments: at or behind their end.
-        let last = self.segments.last().ok_or_else(|| self.missing(seq))?.tail(&shared.blocks)?;
-        let of_stream = |part: &Part| {
-            let found = part.streams.iter().find(|found| found.stream == stream)?;
-            Some(found.first_index + u64::from(found.count))
-        };
-        Ok(last.parts.iter().rev().find_map(of_stream).unwrap_or_default())
+        // What came before says nothing: it may be trimmed and gone.
+        let end = self.segments.last().map(|segment| segment.entry.head.end_seq);
+        end.filter(|&end| seq < end).map(Answer::NoneBefore).ok_or_else(|| self.missing(seq))
     }
 
     /// The segment that holds record `seq`.

@@ -73,13 +73,17 @@ impl Log<'_> {
         }
     }
 
-    fn index_at(&self, stream: StreamNo, seq: Seq) -> Result<Index, Unresolved> {
-        match self.published.index_at(stream, seq) {
-            Ok(index) => Ok(index),
-            Err(Earlier) => match self.answers.get(Question::IndexAt(stream, seq))? {
-                Answer::Index(index) => Ok(index),
+    fn index_at(&self, stream: StreamNo, mut seq: Seq) -> Result<Index, Unresolved> {
+        loop {
+            if let Ok(index) = self.published.index_at(stream, seq) {
+                return Ok(index);
+            }
+            match self.answers.get(Question::IndexAt(stream, seq))? {
+                Answer::Index(index) => return Ok(index),
+                // What follows is known here, or went into segments after it was asked for.
+                Answer::NoneBefore(end) => seq = end,
                 _ => unreachable!("an index was asked for"),
-            },
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use braidlog::{Codec, End, Index, Query, Record, RunKey, Seq, Start, Store};
+use braidlog::{Codec, End, Index, Query, Record, RunKey, Seq, Start, Store, TailItem, Trim};
 
 use super::place::{
     Place, Random, append, batch, close, create, drain, key, noise, read_all, read_run, until,
@@ -254,6 +254,79 @@ async fn a_reader_that_was_opened_before_a_flush_reads_on_from_packs() {
     }
     records.extend(drain(&mut tail).await.expect("items").0);
     assert!(records == known.records);
+}
+
+/// Readers of `out` at every seq, and what each has to be told: the records that are kept from there
+/// on, and one gap if there were others.
+async fn demand_of_every_start(place: &Place, seqs: &[u64], trim: u64) {
+    let end = place.store().check_tail(&key("run"), None, None).await.expect("tail").tail;
+    for start in 0..=end.0 {
+        let first = seqs.iter().filter(|&&seq| seq < start).count() as u64;
+        let query = Query::stream(key("run"), "out").from(Start::Seq(Seq(start)));
+        let is_lost = first < trim;
+        let refused = place.store().tail(query.clone()).await.map(|_| ());
+        assert_eq!(refused.is_err(), is_lost, "from {start}: {refused:?}");
+
+        let query = Query { allow_gap: true, stop_at_tail: true, ..query };
+        let mut tail = place.store().tail(query).await.expect("tail");
+        let (mut found, mut gaps) = (Vec::new(), Vec::new());
+        loop {
+            match tail.next().await.expect("item") {
+                TailItem::Records(records, _) => {
+                    let records = records.decode().expect("records");
+                    found.extend(records.iter().map(|record| (record.seq, record.index)));
+                }
+                TailItem::Gap(gap, _) => gaps.push((gap.from.0, gap.to.0)),
+                TailItem::End(end, cursor) => {
+                    assert_eq!(end, End::Limit);
+                    let next = seqs.len() as u64;
+                    assert_eq!(cursor.stream.map(|(_, index)| index.0), Some(next));
+                    break;
+                }
+                TailItem::Streams(_) | TailItem::CaughtUp(_) => {}
+            }
+        }
+        let kept = (0..).zip(seqs).filter(|&(index, _)| first.max(trim) <= index);
+        assert_eq!(found, kept.map(|(index, &seq)| (seq, index)).collect::<Vec<_>>(), "{start}");
+        // Of a stream that is trimmed to its end, what is gone already is not met any more.
+        let may_be_silent = trim == seqs.len() as u64;
+        match gaps.is_empty() {
+            true => assert!(!is_lost || may_be_silent, "from {start}"),
+            false => assert_eq!((is_lost, gaps), (true, vec![(first, trim)]), "from {start}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_may_start_where_its_stream_was_quiet_for_whole_packs() {
+    let mut place = Place::new();
+    let mut seqs = Vec::new();
+    for streams in
+        [&["out", "out"][..], &["side"], &["side", "side"], &["out", "side", "out"], &["side"]]
+    {
+        for stream in streams {
+            append(place.store(), &key("run"), batch(*stream, ["x"])).await;
+            if *stream == "out" {
+                let tail = place.store().check_tail(&key("run"), None, None).await.expect("tail");
+                seqs.push(tail.tail.0 - 1);
+            }
+        }
+        place.flush().await;
+        // What is in memory does not ask the packs.
+        place.reopen().await;
+        demand_of_every_start(&place, &seqs, 0).await;
+    }
+    append(place.store(), &key("run"), batch("out", ["in no pack yet"])).await;
+    seqs.push(place.store().check_tail(&key("run"), None, None).await.expect("tail").tail.0 - 1);
+    demand_of_every_start(&place, &seqs, 0).await;
+    for trim in 1..=seqs.len() as u64 {
+        let request = Trim { run_uid: None, stream: "out".into(), trim: Index(trim) };
+        place.store().trim(&key("run"), request).await.expect("trimmed");
+        demand_of_every_start(&place, &seqs, trim).await;
+        place.flush().await;
+        place.reopen().await;
+        demand_of_every_start(&place, &seqs, trim).await;
+    }
 }
 
 #[tokio::test]
