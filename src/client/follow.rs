@@ -5,7 +5,6 @@
 //! little for many, which is cheapest together. A tail that is not read is sent no more than
 //! [`WINDOW_BYTES`] and one message, and holds up nobody.
 
-use tokio::time::Instant;
 use tokio_stream::Stream;
 use tonic::{Response, Status, Streaming};
 
@@ -94,10 +93,10 @@ impl Answers for Followed {
     }
 
     /// As long as one tail of a session is told that the server is there, all know it.
-    fn heard(&self) -> Option<Instant> {
+    fn heard(&self) -> u64 {
         match self {
-            Self::Alone(_) => None,
-            Self::Together(following) => Some(following.lane.heard()),
+            Self::Alone(_) => 0,
+            Self::Together(following) => following.lane.heard(),
         }
     }
 }

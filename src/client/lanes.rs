@@ -15,11 +15,13 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
 use tokio::{
     runtime::Handle,
     sync::{
@@ -98,6 +100,8 @@ struct Session<C: Laned> {
     room: Arc<Semaphore>,
     /// Whether the server has taken the call; closed when it has ended.
     opened: watch::Receiver<bool>,
+    /// Answers that came.
+    heard: Arc<AtomicU64>,
     table: Arc<Mutex<Table<C>>>,
 }
 
@@ -107,15 +111,13 @@ struct Table<C: Laned> {
     // In order, so that the same events are told in the same order.
     lanes: BTreeMap<LaneNo, Inbox<C>>,
     next: LaneNo,
-    /// When the last answer came, of whatever lane; at first, when the session began.
-    heard: Instant,
     /// Set when nothing more comes.
     over: Option<Status>,
 }
 
 impl<C: Laned> Default for Table<C> {
     fn default() -> Self {
-        Self { lanes: BTreeMap::new(), next: 1, heard: Instant::now(), over: None }
+        Self { lanes: BTreeMap::new(), next: 1, over: None }
     }
 }
 
@@ -132,10 +134,10 @@ impl<C: Laned> Lanes<C> {
         let (taken, opened) = watch::channel(false);
         let session = Arc::new(Session::new(generation, outgoing, opened));
         *current = Arc::downgrade(&session);
-        let table = session.table.clone();
+        let (heard, table) = (session.heard.clone(), session.table.clone());
         // Before the call is made, which may end at once.
         let lane = Lane::join(session).expect("a new session has room");
-        tokio::spawn(carry(streams, messages, taken, table));
+        tokio::spawn(carry(streams, messages, taken, heard, table));
         lane
     }
 }
@@ -147,7 +149,7 @@ impl<C: Laned> Session<C> {
         opened: watch::Receiver<bool>,
     ) -> Self {
         let room = Arc::new(Semaphore::new(SEND_AHEAD_BYTES as usize));
-        Self { generation, outgoing, room, opened, table: Arc::default() }
+        Self { generation, outgoing, room, opened, heard: Arc::default(), table: Arc::default() }
     }
 }
 
@@ -156,6 +158,7 @@ async fn carry<C: Laned>(
     streams: Streams,
     messages: mpsc::Receiver<Sent<C>>,
     taken: watch::Sender<bool>,
+    heard: Arc<AtomicU64>,
     table: Arc<Mutex<Table<C>>>,
 ) {
     let requests = ReceiverStream::new(messages).map(|(request, _room)| request);
@@ -166,7 +169,10 @@ async fn carry<C: Laned>(
             let mut answers = answers.into_inner();
             loop {
                 match answers.message().await {
-                    Ok(Some(answer)) => table.lock().tell(answer),
+                    Ok(Some(answer)) => {
+                        heard.fetch_add(1, Ordering::Relaxed);
+                        table.lock().tell(answer);
+                    }
                     Ok(None) => break Status::unavailable("the session has ended"),
                     Err(status) => break status,
                 }
@@ -178,7 +184,6 @@ async fn carry<C: Laned>(
 
 impl<C: Laned> Table<C> {
     fn tell(&mut self, mut answer: C::Answer) {
-        self.heard = Instant::now();
         let (lane, end) = C::lane(&mut answer);
         // A lane that is gone does not care any more.
         let Some(lane) = self.lanes.get(&lane) else { return };
@@ -241,9 +246,9 @@ impl<C: Laned> Lane<C> {
         self.outgoing.session.generation
     }
 
-    /// When the server was heard of last on this session.
-    pub(super) fn heard(&self) -> Instant {
-        self.outgoing.session.table.lock().heard
+    /// Answers that came on the session, of whatever lane.
+    pub(super) fn heard(&self) -> u64 {
+        self.outgoing.session.heard.load(Ordering::Relaxed)
     }
 
     /// Waits until the server has taken the call, and says what the lane is for. If the session ends
@@ -367,15 +372,15 @@ mod tests {
     async fn who_waits_for_room_is_told_that_the_session_has_ended() {
         let (outgoing, messages) = mpsc::channel(SEND_AHEAD);
         let (_taken, opened) = watch::channel(true);
-        let room = Arc::new(Semaphore::new(0));
-        let session =
-            Session::<Appends> { generation: 0, outgoing, room, opened, table: Arc::default() };
+        let session = Session::<Appends>::new(0, outgoing, opened);
+        let _taken = session.room.clone().acquire_many_owned(SEND_AHEAD_BYTES).await;
         let lane = Lane::join(Arc::new(session)).expect("room");
         let mut waiting = pin!(lane.outgoing.reserve(1));
         assert!(polled(waiting.as_mut()).is_pending());
         drop(messages);
         assert!(matches!(polled(waiting), Poll::Ready(None)));
     }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_session_that_ends_at_once_is_told_to_its_lane() {
         let connect =

@@ -5,7 +5,7 @@
 
 use std::{future::Future, time::Duration};
 
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tonic::{Status, Streaming};
 
 use super::{
@@ -28,9 +28,10 @@ pub(super) trait Answers: Send {
     /// The next; none if the call has ended. Dropping the future loses none.
     fn next(&mut self) -> impl Future<Output = Result<Option<Self::Answer>, Status>> + Send;
 
-    /// When the server was heard of last, if that may have been by others than this one.
-    fn heard(&self) -> Option<Instant> {
-        None
+    /// A number that changes whenever the server is heard of by others that it would tell if it
+    /// told this one.
+    fn heard(&self) -> u64 {
+        0
     }
 }
 
@@ -56,6 +57,8 @@ pub(super) struct Live<A> {
 struct Connection<A> {
     generation: Generation,
     answers: A,
+    /// As of the last answer, or since it was silent for too long.
+    heard: u64,
 }
 
 impl<A: Answers> Live<A> {
@@ -86,7 +89,8 @@ impl<A: Answers> Live<A> {
     /// Goes on with the answers of a call that is open; `generation` is that of its connection.
     pub(super) fn begin(&mut self, generation: Generation, answers: A) {
         self.silence.reset();
-        self.connection = Some(Connection { generation, answers });
+        let heard = answers.heard();
+        self.connection = Some(Connection { generation, answers, heard });
     }
 
     /// Ends the call that is open, if there is one.
@@ -104,15 +108,14 @@ impl<A: Answers> Live<A> {
                 message = connection.answers.next() => break message,
                 _ = self.silence.tick() => {}
             }
-            let due = connection.answers.heard().map(|heard| heard + self.silence.period());
-            match due.filter(|&due| Instant::now() < due) {
-                Some(due) => self.silence.reset_at(due),
-                None => {
-                    self.client.link.replace(connection.generation);
-                    return Err(Error::Unavailable { message: "no heartbeat".into() });
-                }
+            let heard = connection.answers.heard();
+            if connection.heard == heard {
+                self.client.link.replace(connection.generation);
+                return Err(Error::Unavailable { message: "no heartbeat".into() });
             }
+            connection.heard = heard;
         };
+        connection.heard = connection.answers.heard();
         let message = message.map_err(|status| from_status(&status, Call::Read))?;
         let message = message.ok_or_else(closed)?;
         self.silence.reset();

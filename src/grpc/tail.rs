@@ -5,7 +5,7 @@
 //! and the store reads from disk for it later. Every message carries the cursor to resume from,
 //! also the status that ends a tail when the server drains; only an `end` item is an end.
 
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -26,10 +26,7 @@ use crate::{
 pub(super) struct Follower {
     store: Store,
     tail: engine::Tail,
-    /// Ticks when there may be reason for a heartbeat.
     beat: Interval,
-    /// When the last message was made.
-    spoke: Instant,
 }
 
 impl Follower {
@@ -40,7 +37,7 @@ impl Follower {
         let mut beat = interval(heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         beat.reset();
-        Ok(Self { store, tail, beat, spoke: Instant::now() })
+        Ok(Self { store, tail, beat })
     }
 
     /// The next message: an item, or that nothing has happened for a while. One with an `end` is the
@@ -49,18 +46,17 @@ impl Follower {
         tokio::select! {
             biased;
             item = self.tail.next() => Ok(self.answer(item?)),
-            () = silence(&mut self.beat, self.spoke) => Ok(self.heartbeat()),
+            _ = self.beat.tick() => Ok(self.heartbeat()),
         }
     }
 
     /// The next message if items are not wanted now.
     pub(super) async fn next_heartbeat(&mut self) -> TailResponse {
-        silence(&mut self.beat, self.spoke).await;
+        self.beat.tick().await;
         self.heartbeat()
     }
 
-    fn heartbeat(&mut self) -> TailResponse {
-        self.spoke = Instant::now();
+    fn heartbeat(&self) -> TailResponse {
         let beat = convert::heartbeat(self.tail.durable_tail(), self.store.clock_ms());
         at(self.tail.cursor(), beat)
     }
@@ -71,22 +67,9 @@ impl Follower {
     }
 
     fn answer(&mut self, item: TailItem) -> TailResponse {
-        self.spoke = Instant::now();
+        self.beat.reset();
         let cursor = item_cursor(&item).unwrap_or_else(|| self.tail.cursor());
         at(cursor, convert::tail_item(item, || self.tail.durable_tail()))
-    }
-}
-
-/// Waits until nothing was said for as long as a heartbeat. The timer is set anew when it goes off,
-/// not with every message: that would cost more than the message.
-async fn silence(beat: &mut Interval, spoke: Instant) {
-    loop {
-        beat.tick().await;
-        let due = spoke + beat.period();
-        if due <= Instant::now() {
-            return;
-        }
-        beat.reset_at(due);
     }
 }
 
