@@ -305,7 +305,7 @@ async fn a_reader_may_start_where_its_stream_was_quiet_for_whole_packs() {
         [&["out", "out"][..], &["side"], &["side", "side"], &["out", "side", "out"], &["side"]]
     {
         for stream in streams {
-            append(place.store(), &key("run"), batch(*stream, ["x"])).await;
+            append(place.store(), &key("run"), batch(stream, ["x"])).await;
             if *stream == "out" {
                 let tail = place.store().check_tail(&key("run"), None, None).await.expect("tail");
                 seqs.push(tail.tail.0 - 1);
