@@ -190,6 +190,10 @@ impl Stream for TailSession {
                 }
                 Poll::Pending => {}
             }
+            if self.drain.as_mut().poll(cx).is_ready() {
+                self.over = true;
+                return Poll::Ready(Some(Err(to_status(&Error::ShuttingDown))));
+            }
             self.turn = MESSAGES_IN_TURN;
             if let Poll::Ready(message) = self.poll_lanes(cx) {
                 return Poll::Ready(Some(Ok(message)));
@@ -198,11 +202,7 @@ impl Stream for TailSession {
                 self.over = true;
                 return Poll::Ready(None);
             }
-            if self.drain.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            self.over = true;
-            return Poll::Ready(Some(Err(to_status(&Error::ShuttingDown))));
+            return Poll::Pending;
         }
     }
 }
