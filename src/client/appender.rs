@@ -69,6 +69,10 @@ impl Laned for Appends {
     fn lane(answer: &mut AppendSessionResponse) -> (LaneNo, Option<LaneEnd>) {
         (answer.lane, answer.ended.take())
     }
+
+    fn is_heartbeat(_: &AppendSessionResponse) -> bool {
+        false
+    }
 }
 
 /// What an appender appends to, and as whom.

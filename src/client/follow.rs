@@ -51,6 +51,10 @@ impl Laned for Tails {
     fn lane(answer: &mut TailSessionResponse) -> (LaneNo, Option<LaneEnd>) {
         (answer.lane, answer.ended.take())
     }
+
+    fn is_heartbeat(answer: &TailSessionResponse) -> bool {
+        answer.item.as_ref().is_some_and(|item| item.heartbeat.is_some())
+    }
 }
 
 /// What a tail is told.

@@ -7,7 +7,7 @@
 //!
 //! Whoever sends much does not hold up the others: few bytes wait ahead of the connection, and room
 //! for more is given in the order in which it was asked for. Whoever does not take what comes holds
-//! nobody up either, and has to bound what it lets come.
+//! nobody up either, and has to bound what it lets come; heartbeats do not pile up.
 //!
 //! What it deliberately does not do: repeat, number, or keep anything.
 
@@ -17,7 +17,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -69,13 +69,34 @@ pub(super) trait Laned: fmt::Debug + Send + Sync + 'static {
 
     /// Whose answer it is, and what ends the lane if it does.
     fn lane(answer: &mut Self::Answer) -> (LaneNo, Option<LaneEnd>);
+
+    /// Whether it only says that the server is there, and is left out while another waits.
+    fn is_heartbeat(answer: &Self::Answer) -> bool;
 }
 
 /// What goes out, and the room that it takes until the connection has it.
 type Sent<C> = (<C as Laned>::Request, Option<OwnedSemaphorePermit>);
 type Told<C> = Result<<C as Laned>::Answer, Status>;
-/// The channel of a lane has room for a few dozen of what is sent through it, which are large.
-type Inbox<C> = mpsc::UnboundedSender<Box<Told<C>>>;
+
+/// Where what comes for a lane waits for whoever takes it.
+#[derive(Debug)]
+struct Inbox<C: Laned> {
+    // Boxed: a channel has room for a few dozen of what is sent through it, which are large.
+    told: mpsc::UnboundedSender<Box<Told<C>>>,
+    /// Whether a heartbeat waits.
+    heartbeat: Arc<AtomicBool>,
+}
+
+impl<C: Laned> Inbox<C> {
+    fn put(&self, told: Told<C>) {
+        let is_heartbeat = told.as_ref().is_ok_and(C::is_heartbeat);
+        if is_heartbeat && self.heartbeat.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // Who has gone does not care any more.
+        _ = self.told.send(Box::new(told));
+    }
+}
 
 /// The session that new lanes are opened in.
 #[derive(Debug)]
@@ -185,19 +206,18 @@ async fn carry<C: Laned>(
 impl<C: Laned> Table<C> {
     fn tell(&mut self, mut answer: C::Answer) {
         let (lane, end) = C::lane(&mut answer);
-        // A lane that is gone does not care any more.
-        let Some(lane) = self.lanes.get(&lane) else { return };
-        let told = match end {
-            Some(end) => Err(status_of(end)),
-            None => Ok(answer),
-        };
-        _ = lane.send(Box::new(told));
+        if let Some(inbox) = self.lanes.get(&lane) {
+            inbox.put(match end {
+                Some(end) => Err(status_of(end)),
+                None => Ok(answer),
+            });
+        }
     }
 
     fn end(&mut self, status: &Status) {
         self.over = Some(status.clone());
-        for lane in std::mem::take(&mut self.lanes).into_values() {
-            _ = lane.send(Box::new(Err(status.clone())));
+        for inbox in std::mem::take(&mut self.lanes).into_values() {
+            inbox.put(Err(status.clone()));
         }
     }
 }
@@ -222,12 +242,16 @@ pub(super) struct Outgoing<C: Laned> {
 
 /// Where the answers of a lane come from.
 #[derive(Debug)]
-pub(super) struct Answers<C: Laned>(mpsc::UnboundedReceiver<Box<Told<C>>>);
+pub(super) struct Answers<C: Laned> {
+    told: mpsc::UnboundedReceiver<Box<Told<C>>>,
+    heartbeat: Arc<AtomicBool>,
+}
 
 impl<C: Laned> Lane<C> {
     /// Another lane of a session; none if it is over or full.
     fn join(session: Arc<Session<C>>) -> Option<Self> {
-        let (told, answers) = mpsc::unbounded_channel();
+        let (sender, told) = mpsc::unbounded_channel();
+        let heartbeat = Arc::<AtomicBool>::default();
         let lane = {
             let mut table = session.table.lock();
             if table.over.is_some() || LANES_MAX <= table.lanes.len() {
@@ -235,10 +259,10 @@ impl<C: Laned> Lane<C> {
             }
             let lane = table.next;
             table.next = lane.checked_add(1)?;
-            table.lanes.insert(lane, told);
+            table.lanes.insert(lane, Inbox { told: sender, heartbeat: heartbeat.clone() });
             lane
         };
-        Some(Self { outgoing: Outgoing { session, lane }, answers: Answers(answers) })
+        Some(Self { outgoing: Outgoing { session, lane }, answers: Answers { told, heartbeat } })
     }
 
     /// The connection that the session was begun on.
@@ -301,8 +325,13 @@ impl<C: Laned> Answers<C> {
     /// # Errors
     /// The status that the lane, or the session, has ended with.
     pub(super) async fn next(&mut self) -> Told<C> {
-        match self.0.recv().await {
-            Some(told) => *told,
+        match self.told.recv().await {
+            Some(told) => {
+                if told.as_ref().as_ref().is_ok_and(C::is_heartbeat) {
+                    self.heartbeat.store(false, Ordering::Relaxed);
+                }
+                *told
+            }
             None => Err(Status::unavailable("the session has ended")),
         }
     }
@@ -329,8 +358,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        client::{ClientOptions, appender::Appends},
-        proto::{SessionBatch, append_session_request::Message},
+        client::{ClientOptions, appender::Appends, follow::Tails},
+        grpc::encoded::{TailResponse, TailSessionResponse},
+        proto::{Heartbeat, SessionBatch, append_session_request::Message},
     };
 
     fn batch() -> Message {
@@ -391,6 +421,32 @@ mod tests {
             let mut lane = lanes.open(&link);
             let answer = lane.halves().1.next().await;
             assert_eq!(answer.expect_err("nobody is there").code(), Code::Unavailable);
+        }
+    }
+    #[tokio::test]
+    async fn heartbeats_that_nobody_takes_do_not_pile_up_and_nothing_else_is_left_out() {
+        let (outgoing, _messages) = mpsc::channel(SEND_AHEAD);
+        let (_taken, opened) = watch::channel(true);
+        let session = Arc::new(Session::<Tails>::new(0, outgoing, opened));
+        let mut lane = Lane::join(session.clone()).expect("room");
+        let no = lane.outgoing.lane;
+        let item = |next_seq, heartbeat| TailResponse { next_seq, heartbeat, ..Default::default() };
+        let tell = |item| {
+            let answer = TailSessionResponse { lane: no, item: Some(item), ended: None };
+            session.table.lock().tell(answer);
+        };
+        for round in 0..3 {
+            for n in 0..100 {
+                tell(item(n, Some(Heartbeat { tail: n, time_ms: 0 })));
+            }
+            tell(item(1_000, None));
+            tell(item(2_000, None));
+            tell(item(3_000, Some(Heartbeat::default())));
+            let mut taken = Vec::new();
+            while let Poll::Ready(told) = polled(pin!(lane.answers.next())) {
+                taken.push(told.expect("an item").item.expect("an item").next_seq);
+            }
+            assert_eq!(taken, [0, 1_000, 2_000], "round {round}");
         }
     }
 }

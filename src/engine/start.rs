@@ -135,7 +135,7 @@ pub(super) fn find_start(
             needs_one("start.index")?;
             at_index(&log, query, single, *index)?
         }
-        Start::Cursor(text) => Origin::seq(resume(&log, query, text)?),
+        Start::Cursor(text) => resume(&log, query, single, text)?,
     };
     if let Some(stream) = single.filter(|_| !query.allow_gap) {
         check_trim(&log, stream, from)?;
@@ -189,8 +189,14 @@ fn at_index(
     Ok(Origin { seq, index: Some(index) })
 }
 
-/// Checks the proof that a cursor holds.
-fn resume(log: &Log<'_>, query: &Query, text: &str) -> Result<Seq, Unresolved> {
+/// Checks the proof that a cursor holds. One of the very stream that is read knows its index as well,
+/// also where all that was there is trimmed and gone.
+fn resume(
+    log: &Log<'_>,
+    query: &Query,
+    single: Option<StreamNo>,
+    text: &str,
+) -> Result<Origin, Unresolved> {
     if OLDER_CURSORS_MAX < query.older_cursors.len() {
         return Err(Refusal::invalid("older_cursors", "has more than 8 entries").into());
     }
@@ -203,7 +209,8 @@ fn resume(log: &Log<'_>, query: &Query, text: &str) -> Result<Seq, Unresolved> {
         return Err(Refusal::RunReplaced { run_uid }.into());
     }
     if fits(log, &cursor)? {
-        return Ok(cursor.seq);
+        let of_single = cursor.stream.filter(|&(stream, _)| Some(stream) == single);
+        return Ok(Origin { seq: cursor.seq, index: of_single.map(|(_, index)| index) });
     }
     let mut common_seq = None;
     for older in &older {

@@ -330,6 +330,62 @@ async fn a_reader_may_start_where_its_stream_was_quiet_for_whole_packs() {
 }
 
 #[tokio::test]
+async fn a_reader_that_resumes_in_what_is_trimmed_and_gone_is_told_all_that_it_misses() {
+    let mut place = Place::new();
+    let (mut cursors, mut seqs) = (Vec::new(), Vec::new());
+    let run = key("run");
+    for round in 0..4_u64 {
+        for stream in ["out", "side", "out", "out", "side"] {
+            // So much that what is mostly trimmed is worth writing anew.
+            let body = if stream == "out" { vec![b'x'; 8 << 10] } else { vec![b'y'] };
+            append(place.store(), &run, batch(stream, [body])).await;
+            let tail = place.store().check_tail(&run, None, Some("out")).await.expect("tail");
+            cursors.push(tail.cursor);
+            if stream == "out" {
+                seqs.push(tail.tail.0 - 1);
+            }
+        }
+        // All of it, and all but the last.
+        let trim = seqs.len() as u64 - round % 2;
+        let request = Trim { run_uid: None, stream: "out".into(), trim: Index(trim) };
+        place.store().trim(&run, request).await.expect("trimmed");
+        for flushes in 0..2 {
+            for cursor in &cursors {
+                let next = cursor.stream.expect("of a stream").1.0;
+                let query = Query::stream(run.clone(), "out");
+                let query = query.from(Start::Cursor(cursor.to_string()));
+                let refused = place.store().tail(query.clone()).await.map(|_| ());
+                assert_eq!(refused.is_err(), next < trim, "from {next} of {trim}: {refused:?}");
+
+                let query = Query { allow_gap: true, ..query };
+                let mut tail = place.store().tail(query).await.expect("tail");
+                append(place.store(), &run, batch("out", ["y"])).await;
+                seqs.push(
+                    place.store().check_tail(&run, None, None).await.expect("tail").tail.0 - 1,
+                );
+                let (mut found, mut gaps) = (Vec::new(), Vec::new());
+                while found.last() != seqs.last() {
+                    match tail.next().await.expect("item") {
+                        TailItem::Records(records, _) => {
+                            let records = records.decode().expect("records");
+                            found.extend(records.iter().map(|record| record.seq));
+                        }
+                        TailItem::Gap(gap, _) => gaps.push((gap.from.0, gap.to.0)),
+                        TailItem::End(..) => panic!("the run is open"),
+                        TailItem::Streams(_) | TailItem::CaughtUp(_) => {}
+                    }
+                }
+                assert_eq!(found, &seqs[next.max(trim) as usize..]);
+                let missed = (next < trim).then_some((next, trim));
+                assert_eq!(gaps, missed.into_iter().collect::<Vec<_>>(), "after {flushes}");
+            }
+            place.flush().await;
+            place.reopen().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_run_of_two_hundred_thousand_records_is_read_from_a_file_of_its_own() {
     let mut place = Place::with(|options| {
         (options.slot_bytes_first, options.slot_bytes) = (8 << 20, 8 << 20);
