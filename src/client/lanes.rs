@@ -121,7 +121,7 @@ struct Session<C: Laned> {
     room: Arc<Semaphore>,
     /// Whether the server has taken the call; closed when it has ended.
     opened: watch::Receiver<bool>,
-    /// Answers that came.
+    /// Incoming that came.
     heard: Arc<AtomicU64>,
     table: Arc<Mutex<Table<C>>>,
 }
@@ -230,7 +230,7 @@ fn status_of(end: LaneEnd) -> Status {
 #[derive(Debug)]
 pub(super) struct Lane<C: Laned> {
     outgoing: Outgoing<C>,
-    answers: Answers<C>,
+    answers: Incoming<C>,
 }
 
 /// Where the messages of a lane go.
@@ -242,7 +242,7 @@ pub(super) struct Outgoing<C: Laned> {
 
 /// Where the answers of a lane come from.
 #[derive(Debug)]
-pub(super) struct Answers<C: Laned> {
+pub(super) struct Incoming<C: Laned> {
     told: mpsc::UnboundedReceiver<Box<Told<C>>>,
     heartbeat: Arc<AtomicBool>,
 }
@@ -262,7 +262,7 @@ impl<C: Laned> Lane<C> {
             table.lanes.insert(lane, Inbox { told: sender, heartbeat: heartbeat.clone() });
             lane
         };
-        Some(Self { outgoing: Outgoing { session, lane }, answers: Answers { told, heartbeat } })
+        Some(Self { outgoing: Outgoing { session, lane }, answers: Incoming { told, heartbeat } })
     }
 
     /// The connection that the session was begun on.
@@ -270,7 +270,7 @@ impl<C: Laned> Lane<C> {
         self.outgoing.session.generation
     }
 
-    /// Answers that came on the session, of whatever lane.
+    /// Incoming that came on the session, of whatever lane.
     pub(super) fn heard(&self) -> u64 {
         self.outgoing.session.heard.load(Ordering::Relaxed)
     }
@@ -286,7 +286,7 @@ impl<C: Laned> Lane<C> {
     }
 
     /// Both ways, to be waited for at the same time.
-    pub(super) fn halves(&mut self) -> (&Outgoing<C>, &mut Answers<C>) {
+    pub(super) fn halves(&mut self) -> (&Outgoing<C>, &mut Incoming<C>) {
         (&self.outgoing, &mut self.answers)
     }
 }
@@ -319,7 +319,7 @@ impl<C: Laned> Slot<'_, C> {
     }
 }
 
-impl<C: Laned> Answers<C> {
+impl<C: Laned> Incoming<C> {
     /// The next answer. Dropping the future loses none.
     ///
     /// # Errors

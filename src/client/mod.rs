@@ -82,7 +82,8 @@ pub struct ClientOptions {
     /// When and how long calls are repeated.
     pub retry: RetryPolicy,
     /// How often a tail, a watch or a receiver asks the server to say that it is there: 100 ms at
-    /// least. After three times as long without a word, the connection is replaced.
+    /// least. After three times as long without a word, the connection is replaced; after
+    /// six at most if its tails share a call.
     pub heartbeat: Duration,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,

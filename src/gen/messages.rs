@@ -1786,8 +1786,8 @@ pub struct TailResponse {
 /// A message of a tail session.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TailSessionRequest {
-    /// Number of the lane. A session has at most 4,096 at a time. A number is free
-    /// again when its tail has ended or was given up.
+    /// Number of the lane. A session has at most 4,096 at a time. A number may be
+    /// used again when its tail has ended or was given up.
     #[prost(uint32, tag = "3")]
     pub lane: u32,
     /// What is asked of the lane.
@@ -1805,7 +1805,8 @@ pub mod tail_session_request {
         /// Lets more items come.
         #[prost(message, tag = "2")]
         Read(super::TailRead),
-        /// Gives up the tail. Items under way may still come.
+        /// Gives up the tail. Items under way may still come: only another number
+        /// tells them from those of the next tail.
         #[prost(message, tag = "4")]
         Close(super::TailClose),
     }
@@ -1816,16 +1817,17 @@ pub struct TailOpen {
     /// What a call of its own would be asked for.
     #[prost(message, optional, tag = "1")]
     pub tail: ::core::option::Option<TailRequest>,
-    /// Bytes of items that may come before the client has said that it has read
-    /// some; overrun by less than one item. 0 is no bound: then who does not read
-    /// holds up the other lanes.
+    /// Bytes of records that may come before the client has said that it has read
+    /// some; overrun by less than one item. Items without records are not counted,
+    /// and heartbeats always come. 0 is no bound: then who does not read holds up
+    /// the other lanes.
     #[prost(uint64, tag = "2")]
     pub window_bytes: u64,
 }
-/// Items were read: as many bytes may come again.
+/// Records were read: as many bytes may come again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TailRead {
-    /// Bytes of the items, as encoded.
+    /// Bytes of the `records` fields of the items, keys and lengths included.
     #[prost(uint64, tag = "1")]
     pub bytes: u64,
 }

@@ -30,7 +30,7 @@ pub(super) type LaneNo = u32;
 
 /// The lane whose end is that of the session.
 pub(super) const MAIN: LaneNo = 0;
-/// Lanes of a session, at most; also those that ended and were not closed.
+/// Lanes of a session, at most. Of an append session also those that ended and were not closed.
 pub(super) const LANES_MAX: usize = 4_096;
 
 /// What all batches of a lane have in common.

@@ -43,7 +43,8 @@ use crate::{
     proto::{TailOpen, TailRequest, TailSessionRequest, tail_session_request::Message},
 };
 
-/// Messages of lanes, after which the client is listened to although there are more.
+/// Messages of lanes, after which the client is listened to although there are more; and messages of
+/// the client, after which the lanes are looked at.
 const MESSAGES_IN_TURN: u32 = 32;
 
 /// The messages of a session, and its status.
@@ -173,6 +174,7 @@ impl Stream for TailSession {
         if self.over {
             return Poll::Ready(None);
         }
+        let mut taken = 0;
         loop {
             if 0 < self.turn {
                 self.turn -= 1;
@@ -182,7 +184,12 @@ impl Stream for TailSession {
             }
             // Whoever was pending before may have something after a request.
             match self.poll_requests(cx) {
-                Poll::Ready(Ok(None)) => continue,
+                Poll::Ready(Ok(None)) if taken < MESSAGES_IN_TURN => {
+                    taken += 1;
+                    continue;
+                }
+                // There may be more.
+                Poll::Ready(Ok(None)) => cx.waker().wake_by_ref(),
                 Poll::Ready(Ok(Some(message))) => return Poll::Ready(Some(Ok(message))),
                 Poll::Ready(Err(status)) => {
                     self.over = true;
