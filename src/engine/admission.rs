@@ -40,7 +40,7 @@ const ONLY_ENDS: u8 = 3;
 /// When to repeat what was refused because copying out of the journal did not keep up.
 const BUSY_RETRY_AFTER_MS: u64 = 100;
 /// Share of a slot that is kept for ends when there is no slot behind it.
-const KEPT_SHARE: u64 = 16;
+const KEPT_SHARE: u64 = 2;
 /// Share of the disk that is kept, at most.
 const RESERVE_SHARE: u64 = 20;
 
@@ -101,6 +101,10 @@ impl Shared {
         let has_room = || self.queue.has_room(frame_bytes, kept);
         match self.supply.outlook() {
             SupplyState::DiskFull if !has_room() => Err(Error::DiskFull),
+            // Nothing is copied out of it before somebody makes space.
+            SupplyState::JournalFull if !has_room() && !self.disk.has_room(Purpose::Add) => {
+                Err(Error::DiskFull)
+            }
             SupplyState::JournalFull if !has_room() => Err(busy),
             _ => Ok(()),
         }

@@ -104,6 +104,9 @@ impl Supply {
         let mut state = self.state.lock();
         if state.ready.is_none() && !state.wanted && state.failure.is_none() {
             state.wanted = true;
+            // Known before the next command is admitted, not when the thread that makes slots has
+            // looked: what is kept for ends would be taken by others until then.
+            state.source(self.slots_max);
             self.wake.notify_all();
         }
     }
@@ -175,7 +178,8 @@ impl Supply {
 
     /// Makes the slot that is wanted; false if none is, or none can be now.
     pub(super) fn step(&self, vfs: &dyn Vfs) -> bool {
-        let Some(source) = self.source() else { return false };
+        let source = self.state.lock().source(self.slots_max);
+        let Some(source) = source else { return false };
         let made = match source {
             Source::Retired(slot) => prepare_again(vfs, slot),
             Source::File(slot) => prepare(vfs, slot, self.slot_bytes),
@@ -201,23 +205,6 @@ impl Supply {
         }
         self.wake.notify_all();
         true
-    }
-
-    /// What the slot that is wanted is to be made of.
-    fn source(&self) -> Option<Source> {
-        let mut state = self.state.lock();
-        if !state.wanted {
-            return None;
-        }
-        if let Some(free) = state.retired.iter().find(|slot| !slot.is_read()) {
-            return Some(Source::Retired(free.slot()));
-        }
-        let files = state.listed + state.retired.len() as u32;
-        state.starved = self.slots_max <= files && !state.overdrawn;
-        if state.starved {
-            return None;
-        }
-        Some(Source::File(state.unlisted.first().copied().unwrap_or(state.slot_new)))
     }
 
     /// Makes slots until the store closes.
@@ -257,6 +244,23 @@ enum Source {
 }
 
 impl State {
+    /// What the slot that is wanted is to be made of; nothing if none is wanted, or if all there may
+    /// be are part of the journal, which is noted.
+    fn source(&mut self, slots_max: u32) -> Option<Source> {
+        if !self.wanted {
+            return None;
+        }
+        if let Some(free) = self.retired.iter().find(|slot| !slot.is_read()) {
+            return Some(Source::Retired(free.slot()));
+        }
+        let files = self.listed + self.retired.len() as u32;
+        self.starved = slots_max <= files && !self.overdrawn;
+        if self.starved {
+            return None;
+        }
+        Some(Source::File(self.unlisted.first().copied().unwrap_or(self.slot_new)))
+    }
+
     fn outlook(&self) -> SupplyState {
         if self.is_settled() {
             SupplyState::Settled
@@ -279,5 +283,19 @@ impl State {
 
     fn is_settled(&self) -> bool {
         (self.ready.is_some() && !self.unlistable) || self.is_broken()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_the_journal_is_full_is_known_as_soon_as_a_slot_is_wanted() {
+        for (listed, is_full) in [(2, false), (3, true)] {
+            let supply = Supply::new(1 << 20, 3, listed, Vec::new(), listed);
+            supply.want();
+            assert_eq!(matches!(supply.outlook(), SupplyState::JournalFull), is_full);
+        }
     }
 }

@@ -166,6 +166,20 @@ pub fn wait_unlocked(path: &Path, patience: Duration) {
     }
 }
 
+/// A file that is locked until this is dropped.
+///
+/// Closing it would not be enough: a child that this process has forked, and that has not yet become
+/// another program, has the file open too, and with it the lock (flock(2)).
+struct Locked(fs::File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "a lock could not be given back before its file was closed");
+        }
+    }
+}
+
 /// What a failed call was doing: the payload of every [`io::Error`] from this module.
 #[derive(Debug)]
 pub struct OsError {
@@ -338,7 +352,7 @@ impl Vfs for OsVfs {
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(named("open for locking", &path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(file)),
+            Ok(()) => Ok(Box::new(Locked(file))),
             Err(TryLockError::WouldBlock) => {
                 Err(named("lock", &path)(io::ErrorKind::WouldBlock.into()))
             }
@@ -609,6 +623,18 @@ mod tests {
         });
         assert!(waited(long) < long);
         release.unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn a_lock_is_given_back_although_a_forked_child_still_has_the_file_open() {
+        let (dir, vfs) = store();
+        vfs.open(&path("a"), Open::CreateNew).unwrap();
+        let file = fs::File::open(dir.path().join("a")).unwrap();
+        file.try_lock().unwrap();
+        // What a fork does to it.
+        let _of_a_child = file.try_clone().unwrap();
+        drop(Locked(file));
+        vfs.lock(&path("a")).unwrap();
     }
 
     #[test]
