@@ -127,7 +127,7 @@ impl BlockWriter {
         };
         let header = block::encode(&draft, pieces, &mut self.buffer);
         assert!(self.buffer.len() as u64 <= self.remaining(), "a block never spans files");
-        self.file.write_all_at(&self.buffer, self.position)?;
+        self.file.write_pages_at(&self.buffer, self.position)?;
         let place = BlockPlace { position: self.position, header };
         self.position += self.buffer.len() as u64;
         self.next_block_no += 1;

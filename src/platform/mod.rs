@@ -131,6 +131,12 @@ pub trait File: Send + Sync {
     fn read_exact_at(&self, buf: &mut [u8], position: u64) -> io::Result<()>;
     /// Writes all of `bytes` at `position`, growing the file if needed.
     fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
+    /// As [`write_all_at`](Self::write_all_at), for whole pages of 4 KiB at a multiple of that, which
+    /// are synced at once and hardly read again: where the system can, they need not stay in its
+    /// memory. They last no sooner than others.
+    fn write_pages_at(&self, pages: &[u8], position: u64) -> io::Result<()> {
+        self.write_all_at(pages, position)
+    }
     /// Writes `len` zero bytes at `position`: real blocks, so that a later overwrite with a sync
     /// has no metadata to write.
     fn write_zeros_at(&self, position: u64, len: u64) -> io::Result<()>;

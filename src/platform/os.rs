@@ -26,11 +26,21 @@ use std::{
 
 use rustix::fs::{Dir, DirEntry, Mode, OFlags};
 
-use super::{Clock, Entropy, File, Mapped, Open, Platform, RelPath, Space, Vfs, sync::thread};
+use super::{
+    Clock, Entropy, File, Mapped, Open, Platform, RelPath, Space, Vfs,
+    sync::{Mutex, thread},
+};
 
 /// Zeros for [`File::write_zeros_at`]: big enough to make system calls rare, and without cost in
 /// the binary.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+/// What [`File::write_pages_at`] writes past the page cache, at most. More is not faster that way, and
+/// it is soon more than is worth reading from the disk again.
+const DIRECT_BYTES_MAX: usize = 64 << 10;
+/// What memory, position and length have to be multiples of to pass the page cache, on any disk that is
+/// in use (open(2), `O_DIRECT`).
+const DIRECT_ALIGN: usize = 4 << 10;
 
 /// How often a lock that somebody holds is tried again.
 const LOCK_POLL: Duration = Duration::from_millis(5);
@@ -314,13 +324,15 @@ impl Vfs for OsVfs {
         let (operation, options) = match how {
             Open::Read => {
                 let file = self.open_to_read(&path).map_err(named("open", &path))?;
-                return Ok(Arc::new(OsFile { file, path }));
+                let past_cache = Mutex::new(PastCache::None);
+                return Ok(Arc::new(OsFile { file, path, past_cache }));
             }
             Open::Write => ("open for writing", options.read(true).write(true)),
             Open::CreateNew => ("create", options.read(true).write(true).create_new(true)),
         };
         let file = options.open(&path).map_err(named(operation, &path))?;
-        Ok(Arc::new(OsFile { file, path }))
+        let past_cache = Mutex::new(PastCache::Unknown);
+        Ok(Arc::new(OsFile { file, path, past_cache }))
     }
 
     fn create_dir(&self, path: &RelPath) -> io::Result<()> {
@@ -379,6 +391,65 @@ impl Vfs for OsVfs {
 pub struct OsFile {
     file: fs::File,
     path: PathBuf,
+    /// Opened by the first write that passes the page cache.
+    past_cache: Mutex<PastCache>,
+}
+
+/// A way to a file's pages past the page cache. Copying them there, to write them back at once, and
+/// keeping account of them takes as long as a third of the sync of a small block.
+#[derive(Debug)]
+enum PastCache {
+    /// Not tried yet.
+    Unknown,
+    /// The system has none for this file.
+    None,
+    Open {
+        file: fs::File,
+        /// What is written is copied here, to where it is aligned.
+        buffer: Vec<u8>,
+    },
+}
+
+impl PastCache {
+    /// Opens a file once more.
+    #[cfg(target_os = "linux")]
+    fn open(file: &fs::File) -> Self {
+        use std::os::fd::AsRawFd;
+
+        // By its descriptor, proc(5): it is the same file whatever has become of its name.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(file) => Self::Open { file: file.into(), buffer: Vec::new() },
+            // Whatever is wrong with the file, the write that is made instead will say.
+            Err(_) => Self::None,
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn open(_file: &fs::File) -> Self {
+        Self::None
+    }
+
+    /// Writes pages; false if there is no way past the cache, and nothing is known of the pages.
+    fn write(&mut self, of: &fs::File, pages: &[u8], position: u64) -> io::Result<bool> {
+        if matches!(self, Self::Unknown) {
+            *self = Self::open(of);
+        }
+        let Self::Open { file, buffer } = self else { return Ok(false) };
+        buffer.resize(pages.len() + DIRECT_ALIGN, 0);
+        let begin = buffer.as_ptr().align_offset(DIRECT_ALIGN);
+        let Some(aligned) = buffer.get_mut(begin..begin + pages.len()) else { return Ok(false) };
+        aligned.copy_from_slice(pages);
+        match file.write_all_at(aligned, position) {
+            // A disk with larger sectors, or the rest of a short write.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                *self = Self::None;
+                Ok(false)
+            }
+            written => written.map(|()| true),
+        }
+    }
 }
 
 impl File for OsFile {
@@ -390,6 +461,18 @@ impl File for OsFile {
         // The rest of a short write is asked for once more, because only that call tells why it
         // was short (a full disk, a bad one); if nothing goes on, the kind is WriteZero.
         self.file.write_all_at(bytes, position).map_err(named("write", &self.path))
+    }
+
+    fn write_pages_at(&self, pages: &[u8], position: u64) -> io::Result<()> {
+        let is_whole = pages.len().is_multiple_of(DIRECT_ALIGN)
+            && position.is_multiple_of(DIRECT_ALIGN as u64);
+        if is_whole && pages.len() <= DIRECT_BYTES_MAX {
+            let written = self.past_cache.lock().write(&self.file, pages, position);
+            if written.map_err(named("write past the cache", &self.path))? {
+                return Ok(());
+            }
+        }
+        self.write_all_at(pages, position)
     }
 
     fn write_zeros_at(&self, position: u64, len: u64) -> io::Result<()> {
@@ -602,6 +685,59 @@ mod tests {
         let before = platform.clock.mono();
         assert!(before <= platform.clock.mono());
         assert_ne!(platform.random_id(), platform.random_id());
+    }
+
+    #[test]
+    fn pages_are_read_back_whatever_the_cache_held_before() {
+        let (dir, vfs) = store();
+        let file = vfs.open(&path("a"), Open::CreateNew).unwrap();
+        let reader = vfs.open(&path("a"), Open::Read).unwrap();
+        let page = DIRECT_ALIGN;
+        let size = DIRECT_BYTES_MAX + 4 * page;
+        // Few pages and many, whole ones and others, at any position.
+        let writes = [
+            (1, page, page),
+            (2, 3 * page, DIRECT_BYTES_MAX),
+            (3, 0, DIRECT_BYTES_MAX + page),
+            (4, 2 * page, page / 2),
+            (5, page / 2, page),
+            (6, size - page, page),
+            (7, 0, 0),
+        ];
+        file.write_zeros_at(0, size as u64).unwrap();
+        file.sync_data().unwrap();
+        let mut expected = vec![0; size];
+        let mut found = vec![1; size];
+        for (byte, position, len) in writes {
+            reader.read_exact_at(&mut found, 0).unwrap();
+            assert!(found == expected, "before write {byte}");
+            expected[position..position + len].fill(byte);
+            file.write_pages_at(&vec![byte; len], position as u64).unwrap();
+            file.sync_data().unwrap();
+        }
+        reader.read_exact_at(&mut found, 0).unwrap();
+        assert!(found == expected);
+        // Where no page may pass the cache, they are written through it.
+        let all = fs::File::create(dir.path().join("b")).unwrap();
+        let past_cache = Mutex::new(PastCache::None);
+        let without = OsFile { file: all, path: "b".into(), past_cache };
+        without.write_pages_at(&vec![1; page], 0).unwrap();
+        assert_eq!(without.len().unwrap(), page as u64);
+        // And who may only read does not get to write that way.
+        assert!(reader.write_pages_at(&vec![1; page], 0).is_err());
+        reader.read_exact_at(&mut found, 0).unwrap();
+        assert!(found == expected);
+    }
+
+    #[test]
+    fn pages_reach_the_file_that_was_opened_whatever_its_name_is_now() {
+        let (_dir, vfs) = store();
+        let file = vfs.open(&path("a"), Open::CreateNew).unwrap();
+        vfs.rename(&path("a"), &path("b")).unwrap();
+        vfs.open(&path("a"), Open::CreateNew).unwrap();
+        file.write_pages_at(&[1; DIRECT_ALIGN], 0).unwrap();
+        assert_eq!(vfs.open(&path("a"), Open::Read).unwrap().len().unwrap(), 0);
+        assert_eq!(vfs.open(&path("b"), Open::Read).unwrap().len().unwrap(), DIRECT_ALIGN as u64);
     }
 
     #[test]

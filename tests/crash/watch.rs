@@ -124,6 +124,10 @@ impl File for WatchedFile {
         self.watched(Call::Write, || self.inner.write_all_at(bytes, position))
     }
 
+    fn write_pages_at(&self, pages: &[u8], position: u64) -> io::Result<()> {
+        self.watched(Call::Write, || self.inner.write_pages_at(pages, position))
+    }
+
     fn write_zeros_at(&self, position: u64, len: u64) -> io::Result<()> {
         self.watched(Call::Write, || self.inner.write_zeros_at(position, len))?;
         self.watcher.zeroed(&self.path);
