@@ -14,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     queue::{Taken, Woken, Work},
     rhythm::{Rhythm, Writers},
+    shard::Publication,
     shared::Shared,
     supply::{Supply, SupplyState},
 };
@@ -221,17 +222,17 @@ impl Committer {
                 self.shared.stats.count_frame(&frame);
                 let run_no = frame.header.run_no;
                 let mut shard = self.shared.shard(run_no.vshard()).lock();
-                writers.note(shard.run(run_no).changed_block(), header.block_no);
-                let (bytes, change) = shard.publish(frame, at, end, &facts);
-                let run = shard.run(run_no);
+                let Publication { before, bytes, change, readers } =
+                    shard.publish(frame, at, end, &facts);
                 if self.shared.hub.is_concerned(&facts) {
-                    self.shared.hub.tell(&run.state);
-                }
-                // A run's readers are woken once, however many of its frames are in the block.
-                if followed.last().is_none_or(|(last, _)| *last != run_no) {
-                    followed.extend(run.published.followers().map(|readers| (run_no, readers)));
+                    self.shared.hub.tell(&shard.run(run_no).state);
                 }
                 drop(shard);
+                writers.note(before, header.block_no);
+                // A run's readers are woken once, however many of its frames are in the block.
+                if followed.last().is_none_or(|(last, _)| *last != run_no) {
+                    followed.extend(readers.map(|readers| (run_no, readers)));
+                }
                 if facts.outcome.is_some() || facts.deleted {
                     self.shared.claims.forget(run_no);
                 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::fast::RandomState;
 use tokio::sync::watch;
 
 use super::{
@@ -29,7 +30,8 @@ use crate::{
 
 /// Runs of some vshards: those that are not at rest, and those used last.
 pub(super) struct Shard {
-    runs: HashMap<RunNo, Run>,
+    /// Their numbers are the store's own, nobody can choose them: a cheap hash does.
+    runs: HashMap<RunNo, Run, RandomState>,
     names: HashMap<RunKey, RunNo>,
     /// Next run counter of each vshard that has runs here.
     counters: HashMap<u64, u64>,
@@ -69,6 +71,18 @@ pub(super) struct Run {
     /// Used since it was last looked at for leaving memory.
     is_used: bool,
     weight: usize,
+}
+
+/// What has followed from making a frame visible.
+pub(super) struct Publication {
+    /// Journal block of the run's frame before.
+    pub(super) before: u64,
+    /// Bytes that the frame counts in what waits for segments.
+    pub(super) bytes: u64,
+    /// What it changes for the index, and in the number of runs.
+    pub(super) change: Option<(Change, i64)>,
+    /// What wakes the run's readers, if it may have any.
+    pub(super) readers: Option<watch::Sender<()>>,
 }
 
 /// Recent frames, oldest first, within a budget.
@@ -118,7 +132,7 @@ pub(super) enum Whereabouts {
 impl Shard {
     pub(super) fn new(ring_bytes_max: usize, weight_max: usize, counter_first: u64) -> Self {
         Self {
-            runs: HashMap::new(),
+            runs: HashMap::default(),
             names: HashMap::new(),
             counters: HashMap::new(),
             counter_first,
@@ -239,15 +253,14 @@ impl Shard {
         self.sought.remove(key);
     }
 
-    /// Makes a durable frame visible; returns its bytes, and what it changes for the index and in the
-    /// number of runs. The run's readers are the caller's to wake.
+    /// Makes a durable frame visible. The run's readers are the caller's to wake.
     pub(super) fn publish(
         &mut self,
         frame: Frame,
         at: FrameAt,
         end: JournalPoint,
         facts: &Facts,
-    ) -> (u64, Option<(Change, i64)>) {
+    ) -> Publication {
         let header = frame.header;
         let new = NewFrame {
             at,
@@ -260,6 +273,7 @@ impl Shard {
         };
         let Self { runs, unflushed, weight, ring, .. } = self;
         let run = runs.get_mut(&header.run_no).expect(IN_USE);
+        let before = run.published.changed_block;
         let bytes = run.publish_place(&new, unflushed);
         run.in_flight -= 1;
         run.published.remember(frame);
@@ -270,8 +284,10 @@ impl Shard {
         let is_relabeled = facts.status.is_some() || facts.relabeled;
         let is_indexed = is_first || is_relabeled || facts.deleted;
         let change = is_indexed.then(|| run.change()).flatten();
+        let change = change.map(|change| (change, i64::from(is_first) - i64::from(facts.deleted)));
+        let readers = run.published.followers();
         self.shrink_ring();
-        (bytes, change.map(|change| (change, i64::from(is_first) - i64::from(facts.deleted))))
+        Publication { before, bytes, change, readers }
     }
 
     /// Gives up the bytes of the oldest frames while there are too many.
