@@ -16,7 +16,7 @@ use super::{
         watch_service_client::WatchServiceClient, work_service_client::WorkServiceClient,
     },
 };
-use crate::{core::Refusal, error::Error};
+use crate::{core::Refusal, error::Error, grpc::gather::FRAME_BYTES_MAX};
 
 pub(super) type Runs = RunServiceClient<Channel>;
 pub(super) type Streams = StreamServiceClient<Channel>;
@@ -28,8 +28,8 @@ pub(super) type Batches = BatchServiceClient<Channel>;
 pub(super) type Watches = WatchServiceClient<Channel>;
 
 /// Bytes in flight to us on one call.
-const STREAM_WINDOW_BYTES: u32 = 512 << 10;
-/// Bytes in flight to us on all calls: so many that two thousand tails which nobody reads do not
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes in flight to us on all calls: so many that a thousand tails which nobody reads do not
 /// hold up the others.
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 /// When to ask a silent connection whether it lives, and how long to wait for the answer.
@@ -131,6 +131,7 @@ fn endpoint(url: &str, options: &ClientOptions) -> Result<Endpoint, Error> {
     let endpoint = Endpoint::from_shared(url.to_owned())
         .map_err(|error| Refusal::invalid("url", error.to_string()))?
         .connect_timeout(options.connect_timeout)
+        .max_frame_size(FRAME_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEPALIVE)

@@ -19,6 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(feature = "grpc")]
 use tonic::transport::server::Connected;
 
+/// Bytes of an HTTP/2 frame, at most, in both directions: what is read or written in bulk is passed to
+/// the system frame by frame, and 16 KiB, which is what is allowed to who says nothing (RFC 9113,
+/// 6.5.2), are not worth a call.
+pub(crate) const FRAME_BYTES_MAX: u32 = 64 << 10;
 /// A write of so many bytes is worth a system call.
 const LARGE_BYTES: usize = 8 << 10;
 

@@ -26,7 +26,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
     edge::Edge,
-    gather::Gathering,
+    gather::{FRAME_BYTES_MAX, Gathering},
     generated::{
         admin_service_server::AdminServiceServer, batch_service_server::BatchServiceServer,
         input_service_server::InputServiceServer, run_service_server::RunServiceServer,
@@ -126,6 +126,7 @@ pub(super) fn transport() -> Server {
     Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
         .http2_max_pending_accept_reset_streams(Some(CANCELLED_EARLY_MAX))
+        .max_frame_size(FRAME_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
