@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep},
 };
 
 use super::{
@@ -69,17 +69,16 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
         let client = clients[n / CALLS_PER_CONNECTION].clone();
         let run = RunKey::new(place.name(n));
         tasks.spawn(follow(client.clone(), run.clone(), happened.clone()));
+        // Each at a moment of its own: all at once would be another load.
+        let moment = n as f64 / runs as f64;
         if n % RUNS_PER_INPUT == 0 {
             let data = bench.bodies.clone().next();
-            tasks.spawn(answer(client, run, data, happened.clone()));
+            tasks.spawn(answer(client, run, data, moment, happened.clone()));
         }
         let (happened, watch, mut bodies) =
             (happened.clone(), bench.watch.clone(), bench.bodies.clone());
         tasks.spawn(async move {
-            // Each at a moment of its own: all at once would be another load.
-            sleep(period.mul_f64(n as f64 / runs as f64)).await;
-            let mut ticks = interval(period);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut ticks = pace(period, moment);
             while !happened.over.load(Ordering::Relaxed) {
                 ticks.tick().await;
                 let begin = watch.now();
@@ -122,6 +121,14 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
     Ok(cases)
 }
 
+/// One tick a period, at a share of it. Whoever misses one keeps its moment: those who had waited for
+/// the same thing would come at once from then on.
+fn pace(period: Duration, moment: f64) -> Interval {
+    let mut ticks = interval_at(Instant::now() + period.mul_f64(moment), period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
 async fn follow(client: Client, run: RunKey, happened: Arc<Happened>) -> Result<(), Failure> {
     let query = Query::stream(run, "out").from(Start::Tail);
     let tail = client.tail(query).await.map_err(|error| failed(&error))?;
@@ -137,11 +144,11 @@ async fn answer(
     client: Client,
     run: RunKey,
     data: bytes::Bytes,
+    moment: f64,
     happened: Arc<Happened>,
 ) -> Result<(), Failure> {
     let consumer = InputConsumer::new(run.clone(), "inbox");
-    let mut ticks = interval(INPUT_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = pace(INPUT_EVERY, moment);
     let work = async {
         while !happened.over.load(Ordering::Relaxed) {
             ticks.tick().await;
