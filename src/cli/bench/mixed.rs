@@ -14,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
-    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep},
+    time::{Interval, MissedTickBehavior, interval, sleep},
 };
 
 use super::{
@@ -78,7 +78,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
         let (happened, watch, mut bodies) =
             (happened.clone(), bench.watch.clone(), bench.bodies.clone());
         tasks.spawn(async move {
-            let mut ticks = pace(period, moment);
+            let mut ticks = pace(period, moment).await;
             while !happened.over.load(Ordering::Relaxed) {
                 ticks.tick().await;
                 let begin = watch.now();
@@ -123,8 +123,9 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
 
 /// One tick a period, at a share of it. Whoever misses one keeps its moment: those who had waited for
 /// the same thing would come at once from then on.
-fn pace(period: Duration, moment: f64) -> Interval {
-    let mut ticks = interval_at(Instant::now() + period.mul_f64(moment), period);
+async fn pace(period: Duration, moment: f64) -> Interval {
+    sleep(period.mul_f64(moment)).await;
+    let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks
 }
@@ -148,7 +149,7 @@ async fn answer(
     happened: Arc<Happened>,
 ) -> Result<(), Failure> {
     let consumer = InputConsumer::new(run.clone(), "inbox");
-    let mut ticks = pace(INPUT_EVERY, moment);
+    let mut ticks = pace(INPUT_EVERY, moment).await;
     let work = async {
         while !happened.over.load(Ordering::Relaxed) {
             ticks.tick().await;
