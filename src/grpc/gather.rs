@@ -7,6 +7,8 @@
 //! of the queue of tasks first, behind all that are about to send. There is no timer: with nothing
 //! else to do, its turn comes at once.
 //!
+//! How large the frames of a connection may be stands here, too, because that is what one large write is.
+//!
 //! What it deliberately does not do: hold back large writes, or keep any bytes.
 
 use std::{
