@@ -821,7 +821,7 @@ fn begin_slot(
 ) -> io::Result<(BlockWriter, Vec<Copied>)> {
     let bytes: u64 = plan.doubtful.iter().map(|at| at.block.header.disk_bytes() as u64).sum();
     let size = sizes.slot_bytes.max(FIRST_BLOCK_AT as u64 + 2 * bytes + PAGE_BYTES as u64);
-    let ready = prepare(&*platform.vfs, slot, size)?;
+    let ready = prepare(&*platform.vfs, slot, size, &|_| {})?;
     let first = plan.doubtful.first();
     let prev_crc = first.map_or(plan.next.prev_crc, |at| at.block.header.prev_crc);
     let header = SlotHeader {

@@ -272,14 +272,15 @@ impl Committer {
 
     /// Has the next slot made while half of this one is still free.
     fn ask_for_slot(&self) {
-        if self.writer.remaining() < self.writer.size() / 2 {
-            self.supply.want();
+        let left = self.writer.remaining() as f64 / (self.writer.size() / 2) as f64;
+        if left < 1.0 {
+            self.supply.want(1.0 - left);
         }
     }
 
     /// Goes on in the next slot; false if it is not ready yet, or cannot be listed yet.
     fn change_slot(&mut self) -> io::Result<bool> {
-        self.supply.want();
+        self.supply.want(1.0);
         let any = ListedSlot { slot: 0, file_seq: 0, first_block_no: 0 };
         let can_list = self.shared.manifest.lock().make_room(&[Edit::SlotUse(any)])?;
         self.supply.note_listing(can_list);

@@ -11,17 +11,15 @@
 //! still has everything. An error of the manifest stops the store.
 //!
 //! What it deliberately does not do: hold back an append. Who appends faster than this copies is
-//! refused at admission, by [`FlushQueue::is_crowded`].
+//! refused at admission, by [`FlushQueue::is_crowded`](super::flush_queue::FlushQueue::is_crowded).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-use tokio::sync::watch;
 
 use super::{
     collect::{DEAD_PERCENT, Diary},
     options::Options,
     select::read_entry,
-    shard::{DELETED_REMEMBERED_MS, Run},
+    shard::{DELETED_REMEMBERED_MS, FRAME_WEIGHT, Run},
     shared::Shared,
     waiters::Queued,
 };
@@ -36,13 +34,7 @@ use crate::{
         segment::{JournalPoint, SegmentHead},
         wire,
     },
-    platform::{
-        is_full, os,
-        sync::{
-            Condvar, Mutex,
-            atomic::{AtomicU64, Ordering},
-        },
-    },
+    platform::{is_full, os},
     record::{Index, RunNo, Seq},
     sabotage::{self, Bug},
     segment::{NewFrame, NewSegment, Pack, PackWriter, Prover, Segment},
@@ -62,6 +54,10 @@ const MERGED_BYTES_MIN: u64 = 16 << 10;
 const PROOF_SHARE: usize = 16;
 /// Raw bytes that are read back at once, at most.
 const PROOF_BYTES_MAX: usize = 16 << 20;
+/// How much more than a round's bytes may wait before copying does not rest any more: this share.
+const HASTE_SHARE: u64 = 4;
+/// Runs that forget their places in the journal before copying rests.
+const FORGET_AT_ONCE: usize = 64;
 /// Packs that may fail one after the other before the store stops.
 const FAILURES_MAX: u32 = 3;
 /// How long after a pack could not be written the next attempt is made.
@@ -71,79 +67,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const LOOK_AROUND_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How often it is looked whether a round is due.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-
-/// How much waits to be copied, and who waits for it.
-#[derive(Default)]
-pub(super) struct FlushQueue {
-    bytes: AtomicU64,
-    state: Mutex<QueueState>,
-    wake: Condvar,
-    /// Number of rounds that were asked for and done.
-    rounds: watch::Sender<u64>,
-}
-
-#[derive(Default)]
-struct QueueState {
-    asked: u64,
-    closing: bool,
-}
-
-impl FlushQueue {
-    /// Notes frames that became visible.
-    pub(super) fn add(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Notes frames that were copied.
-    pub(super) fn remove(&self, bytes: u64) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Bytes of frames that wait to be copied.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Whether so much waits to be copied that nothing more is taken.
-    pub(super) fn is_crowded(&self, bytes_max: u64) -> bool {
-        bytes_max < self.bytes()
-    }
-
-    /// Asks for a round; the receiver tells rounds done, the number is the one to wait for.
-    pub(super) fn ask(&self) -> (u64, watch::Receiver<u64>) {
-        let mut state = self.state.lock();
-        state.asked += 1;
-        self.wake.notify_all();
-        (state.asked, self.rounds.subscribe())
-    }
-
-    /// Ends the flusher. Whoever waits for a round is woken: it may never be done.
-    pub(super) fn close(&self) {
-        self.state.lock().closing = true;
-        self.wake.notify_all();
-        if !sabotage::is(Bug::CloseWithoutWake) {
-            self.rounds.send_modify(|_| {});
-        }
-    }
-
-    fn is_closing(&self) -> bool {
-        self.state.lock().closing
-    }
-
-    fn asked(&self) -> u64 {
-        self.state.lock().asked
-    }
-
-    /// Waits until a round may be due, which one is that was asked for after `answered`; false when
-    /// the store closes.
-    fn wait(&self, answered: u64, limit: Duration) -> bool {
-        let mut state = self.state.lock();
-        if !state.closing && state.asked <= answered {
-            self.wake.wait_for(&mut state, limit);
-        }
-        !state.closing
-    }
-}
 
 /// What a step of the flusher did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,11 +117,13 @@ struct Round {
 struct OpenPack {
     writer: PackWriter,
     members: Vec<Member>,
+    /// What the frames in it count in what waits to be copied.
+    bytes: u64,
 }
 
 impl OpenPack {
     fn new(writer: PackWriter) -> Self {
-        Self { writer, members: Vec::new() }
+        Self { writer, members: Vec::new(), bytes: 0 }
     }
 }
 
@@ -256,6 +181,21 @@ struct Source {
     bytes: u64,
 }
 
+impl Shared {
+    /// Whether so much of the journal is taken that copying out of it is urgent.
+    fn is_journal_filling(&self) -> bool {
+        self.options.journal_slots_max / 2 < self.supply.counts().used
+    }
+
+    /// Lets others go first after a block of a pack, if there is time for that.
+    fn rest_between_blocks(&self) {
+        if !self.is_journal_filling() {
+            let flush_bytes = self.options.flush_bytes;
+            self.unflushed.rest(flush_bytes + flush_bytes / HASTE_SHARE);
+        }
+    }
+}
+
 impl Flusher {
     pub(super) fn new(shared: Arc<Shared>, pack_next: u64) -> Self {
         let last_round = shared.platform.clock.mono();
@@ -277,7 +217,9 @@ impl Flusher {
     /// Takes steps until the store closes or stops.
     pub(super) fn run(mut self) {
         let shared = self.shared.clone();
-        self.prover = Prover::beside(proof_bytes(&shared.options));
+        let resting = shared.clone();
+        let rest = Arc::new(move || resting.rest_between_blocks());
+        self.prover = Prover::beside(proof_bytes(&shared.options), rest);
         let _stop = shared.stop_on_panic("the flusher panicked");
         while !shared.unflushed.is_closing() {
             shared.look_at_space();
@@ -351,13 +293,13 @@ impl Flusher {
     }
 
     fn is_due(&self) -> bool {
-        let Shared { options, unflushed, supply, platform, .. } = &*self.shared;
+        let Shared { options, unflushed, platform, .. } = &*self.shared;
         if self.answers < unflushed.asked() {
             return true;
         }
         let waited = platform.clock.mono().saturating_sub(self.last_round);
         options.flush_bytes <= unflushed.bytes()
-            || options.journal_slots_max / 2 < supply.counts().used
+            || self.shared.is_journal_filling()
             || (0 < unflushed.bytes() && Duration::from_millis(options.flush_after_ms) <= waited)
             || LOOK_AROUND_EVERY <= waited
     }
@@ -412,7 +354,7 @@ impl Flusher {
 
     fn end_round(&mut self) -> Result<(), Error> {
         self.free_slots()?;
-        self.shared.unflushed.rounds.send_replace(self.answers);
+        self.shared.unflushed.answer(self.answers);
         // What is to be copied comes first; but one pack is collected in every round.
         while self.collect(DEAD_PERCENT)? && !self.is_due() {}
         self.renew_manifest()?;
@@ -492,6 +434,7 @@ impl Flusher {
         let (mut from, mut chain) = (None, None);
         loop {
             let mut source = self.source(*run_no, from, state.frames)?;
+            let bytes = source.bytes;
             let is_last = source.until == state.frames;
             if !merged.is_empty() {
                 source.frames = merged.drain(..).chain(source.frames).collect();
@@ -524,6 +467,8 @@ impl Flusher {
             };
             let number = pack.writer.number();
             pack.writer.add(segment).map_err(|error| Self::pack_error(number, error))?;
+            pack.bytes += bytes;
+            self.shared.unflushed.note_written(bytes);
             if is_last {
                 return Ok(());
             }
@@ -638,7 +583,7 @@ impl Flusher {
                 // Its slot is part of the journal as long as the frame is in no segment.
                 None => read_entry(&self.shared, run_no, &entry)?.expect("still in the journal"),
             };
-            source.bytes += frame.bytes().len() as u64;
+            source.bytes += (frame.bytes().len() + FRAME_WEIGHT) as u64;
             source.frames.push(NewFrame { frame, only: entry.only });
         }
         Ok(source)
@@ -646,16 +591,20 @@ impl Flusher {
 
     /// Ends a pack, has the manifest list it, and lets its runs forget their places.
     fn install(&mut self, pack: OpenPack) -> Result<(), Error> {
-        let OpenPack { writer, members } = pack;
+        let OpenPack { writer, members, bytes } = pack;
         let (pack, run_counter) = self.finish_pack(writer)?;
         let mut edits = vec![Edit::PackAdded(*pack.listed()), Edit::RunCounter(run_counter)];
         edits.extend(self.buried(&members));
         self.commit(&edits)?;
         self.unlisted.retain(|number| *number != pack.number());
         let forget = || {
-            for &Member { run_no, until, .. } in &members {
-                let bytes = self.shared.shard(run_no.vshard()).lock().flushed_to(run_no, until);
-                self.shared.unflushed.remove(bytes);
+            self.shared.unflushed.note_listed(bytes);
+            for some in members.chunks(FORGET_AT_ONCE) {
+                for &Member { run_no, until, .. } in some {
+                    let bytes = self.shared.shard(run_no.vshard()).lock().flushed_to(run_no, until);
+                    self.shared.unflushed.remove(bytes);
+                }
+                self.prover.rest();
             }
         };
         if sabotage::is(Bug::ForgetBeforeShelf) {
@@ -754,6 +703,7 @@ impl Flusher {
     /// Leaves the round, and the packs that are being written; nobody relies on them.
     fn give_up(&mut self) {
         self.round = None;
+        self.shared.unflushed.note_given_up();
         self.remove_unlisted(0);
     }
 
@@ -789,6 +739,41 @@ mod tests {
         },
         platform::sim::{self, SimClock, SimDisk},
     };
+
+    #[test]
+    fn what_a_round_wrote_waits_no_more_and_what_it_gave_up_waits_again() {
+        let disk = SimDisk::new();
+        let platform = sim::platform(&disk, &SimClock::new(1), 1);
+        let parts = open_parts(platform, Options::new("simulated"), Pool::inline());
+        let Parts { shared, mut committer, mut flusher, opened, lock: _lock } =
+            parts.expect("opens");
+        let store = Store::undriven(shared.clone(), opened);
+        let mut append = || {
+            let run = RunKey::new("run");
+            let records = vec![NewRecord::new("some")];
+            let append = Append { stream: "out".into(), records, ..Append::default() };
+            let mut appended = Box::pin(store.append(&run, append, IfAbsent::Create));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(appended.as_mut().poll(&mut context).is_pending());
+            shared.supply.step(&*shared.platform.vfs);
+            committer.step();
+            assert!(matches!(appended.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
+        };
+        let unflushed = &shared.unflushed;
+        append();
+        let bytes = unflushed.bytes();
+        assert_eq!(unflushed.unwritten(), bytes);
+        // A round: its beginning, the run's state, its frames.
+        (0..3).for_each(|_| assert_eq!(flusher.force(), Flushed::Worked));
+        assert_eq!((unflushed.bytes(), unflushed.unwritten()), (bytes, 0));
+        flusher.give_up();
+        assert_eq!((unflushed.bytes(), unflushed.unwritten()), (bytes, bytes));
+        while 0 < unflushed.bytes() {
+            assert_eq!(flusher.force(), Flushed::Worked);
+        }
+        append();
+        assert_eq!(unflushed.unwritten(), unflushed.bytes());
+    }
 
     #[test]
     fn states_that_rest_on_what_will_never_be_durable_are_not_copied() {

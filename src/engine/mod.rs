@@ -22,6 +22,7 @@ mod commit;
 mod decide;
 mod find;
 mod flush;
+mod flush_queue;
 mod history;
 mod hub;
 mod inputs;

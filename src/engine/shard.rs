@@ -103,7 +103,8 @@ const STREAM_WEIGHT: usize = 200;
 const PRODUCER_WEIGHT: usize = 4_800;
 const REQUEST_WEIGHT: usize = 200;
 const WAIT_WEIGHT: usize = 400;
-const FRAME_WEIGHT: usize = 96;
+/// And a frame besides its bytes.
+pub(super) const FRAME_WEIGHT: usize = 96;
 /// What everybody relies on who has the number of a run.
 const IN_USE: &str = "a run in use stays in memory";
 /// Runs that are looked at, at most, to make room for one.

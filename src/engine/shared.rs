@@ -9,7 +9,7 @@ use super::{
     agenda::Agenda,
     catalog::Catalog,
     claims::Claims,
-    flush::FlushQueue,
+    flush_queue::FlushQueue,
     hub::Hub,
     options::Options,
     pool::Pool,

@@ -18,6 +18,8 @@ use crate::{
     },
 };
 
+/// How long whoever zeroes a slot rests after a piece of it, while there is time.
+const REST: Duration = Duration::from_millis(4);
 /// How long after a full disk, or a reader in a retired slot, the next attempt is made.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
@@ -31,6 +33,8 @@ pub(super) struct Supply {
 
 struct State {
     wanted: bool,
+    /// Share of the time for it that is over.
+    pressing: f64,
     ready: Option<ReadySlot>,
     /// Slots that left the journal, oldest first.
     retired: Vec<RetiredSlot>,
@@ -85,6 +89,7 @@ impl Supply {
     ) -> Self {
         let state = State {
             wanted: false,
+            pressing: 0.0,
             ready: None,
             retired: Vec::new(),
             unlisted,
@@ -99,9 +104,11 @@ impl Supply {
         Self { slot_bytes, slots_max, state: Mutex::new(state), wake: Condvar::new() }
     }
 
-    /// Asks for a slot, unless one is ready or asked for already, or cannot be made.
-    pub(super) fn want(&self) {
+    /// Asks for a slot, unless one is ready or asked for already, or cannot be made. `pressing` is 0 if
+    /// there is all the time for that which there ever is, and 1 if it is needed now.
+    pub(super) fn want(&self, pressing: f64) {
         let mut state = self.state.lock();
+        state.pressing = pressing;
         if state.ready.is_none() && !state.wanted && state.failure.is_none() {
             state.wanted = true;
             // Known before the next command is admitted, not when the thread that makes slots has
@@ -178,11 +185,15 @@ impl Supply {
 
     /// Makes the slot that is wanted; false if none is, or none can be now.
     pub(super) fn step(&self, vfs: &dyn Vfs) -> bool {
+        self.make(vfs, &|_| {})
+    }
+
+    fn make(&self, vfs: &dyn Vfs, rest: &dyn Fn(u64)) -> bool {
         let source = self.state.lock().source(self.slots_max);
         let Some(source) = source else { return false };
         let made = match source {
-            Source::Retired(slot) => prepare_again(vfs, slot),
-            Source::File(slot) => prepare(vfs, slot, self.slot_bytes),
+            Source::Retired(slot) => prepare_again(vfs, slot, rest),
+            Source::File(slot) => prepare(vfs, slot, self.slot_bytes, rest),
         };
         let mut state = self.state.lock();
         match made {
@@ -207,7 +218,16 @@ impl Supply {
         true
     }
 
-    /// Makes slots until the store closes.
+    /// Lets commits have the device for a moment, if so many bytes of the next slot are zero in half of
+    /// the time there is for them.
+    fn rest(&self, zeroed: u64) {
+        let mut state = self.state.lock();
+        if state.has_time(zeroed as f64 / self.slot_bytes as f64) {
+            self.wake.wait_for(&mut state, REST);
+        }
+    }
+
+    /// Makes slots until the store closes. It does not hurry before that is due.
     pub(super) fn run(&self, vfs: &dyn Vfs) {
         loop {
             let mut state = self.state.lock();
@@ -218,7 +238,7 @@ impl Supply {
                 return;
             }
             drop(state);
-            if !self.step(vfs) || self.state.lock().failure.is_some() {
+            if !self.make(vfs, &|zeroed| self.rest(zeroed)) || self.state.lock().failure.is_some() {
                 let mut state = self.state.lock();
                 if !state.closing {
                     self.wake.wait_for(&mut state, RETRY_AFTER);
@@ -261,6 +281,11 @@ impl State {
         Some(Source::File(self.unlisted.first().copied().unwrap_or(self.slot_new)))
     }
 
+    /// Whether making a slot may rest of which this share is done.
+    fn has_time(&self, done: f64) -> bool {
+        !self.closing && 2.0 * self.pressing <= done && done < 1.0
+    }
+
     fn outlook(&self) -> SupplyState {
         if self.is_settled() {
             SupplyState::Settled
@@ -291,10 +316,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn making_a_slot_rests_only_while_it_will_be_ready_in_half_of_the_time() {
+        let supply = Supply::new(1 << 20, 3, 1, Vec::new(), 1);
+        let has_time = |done| supply.state.lock().has_time(done);
+        supply.want(0.0);
+        assert!(has_time(0.01));
+        supply.want(0.25);
+        assert!(!has_time(0.49));
+        assert!(has_time(0.5));
+        assert!(!has_time(1.0), "the last piece is not synced yet");
+        supply.want(1.0);
+        assert!(!has_time(0.99), "it is needed now");
+        supply.want(0.0);
+        supply.close();
+        assert!(!has_time(0.5));
+    }
+
+    #[test]
     fn that_the_journal_is_full_is_known_as_soon_as_a_slot_is_wanted() {
         for (listed, is_full) in [(2, false), (3, true)] {
             let supply = Supply::new(1 << 20, 3, listed, Vec::new(), listed);
-            supply.want();
+            supply.want(0.0);
             assert_eq!(matches!(supply.outlook(), SupplyState::JournalFull), is_full);
         }
     }

@@ -303,7 +303,7 @@ impl NewStore {
 
     /// The journal: nothing but a mark that the store was left in order, and what time it was.
     fn begin_journal(&self) -> io::Result<ListedSlot> {
-        let ready = prepare(&*self.platform.vfs, 0, SLOT_BYTES)?;
+        let ready = prepare(&*self.platform.vfs, 0, SLOT_BYTES, &|_| {})?;
         let header = SlotHeader {
             kind: SlotKind::Journal,
             file_seq: 0,

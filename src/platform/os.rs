@@ -33,7 +33,13 @@ use super::{
 
 /// Zeros for [`File::write_zeros_at`]: big enough to make system calls rare, and without cost in
 /// the binary.
-static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+static ZEROS: Zeros = Zeros([0; 1 << 20]);
+
+/// At a multiple of [`DIRECT_ALIGN`].
+#[repr(align(4096))]
+struct Zeros([u8; 1 << 20]);
+
+const _: () = assert!(align_of::<Zeros>() == DIRECT_ALIGN);
 
 /// What [`File::write_pages_at`] writes past the page cache, at most. More is not faster that way, and
 /// it is soon more than is worth reading from the disk again.
@@ -324,14 +330,14 @@ impl Vfs for OsVfs {
         let (operation, options) = match how {
             Open::Read => {
                 let file = self.open_to_read(&path).map_err(named("open", &path))?;
-                let past_cache = Mutex::new(PastCache::None);
+                let past_cache = Mutex::new(PastCache { way: Way::None, buffer: Vec::new() });
                 return Ok(Arc::new(OsFile { file, path, past_cache }));
             }
             Open::Write => ("open for writing", options.read(true).write(true)),
             Open::CreateNew => ("create", options.read(true).write(true).create_new(true)),
         };
         let file = options.open(&path).map_err(named(operation, &path))?;
-        let past_cache = Mutex::new(PastCache::Unknown);
+        let past_cache = Mutex::default();
         Ok(Arc::new(OsFile { file, path, past_cache }))
     }
 
@@ -397,20 +403,24 @@ pub struct OsFile {
 
 /// A way to a file's pages past the page cache. Copying them there, to write them back at once, and
 /// keeping account of them takes as long as a third of the sync of a small block.
-#[derive(Debug)]
-enum PastCache {
+#[derive(Debug, Default)]
+struct PastCache {
+    way: Way,
+    /// What is written is copied here, to where it is aligned.
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+enum Way {
     /// Not tried yet.
+    #[default]
     Unknown,
     /// The system has none for this file.
     None,
-    Open {
-        file: fs::File,
-        /// What is written is copied here, to where it is aligned.
-        buffer: Vec<u8>,
-    },
+    Open(fs::File),
 }
 
-impl PastCache {
+impl Way {
     /// Opens a file once more.
     #[cfg(target_os = "linux")]
     fn open(file: &fs::File) -> Self {
@@ -420,7 +430,7 @@ impl PastCache {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(file) => Self::Open { file: file.into(), buffer: Vec::new() },
+            Ok(file) => Self::Open(file.into()),
             // Whatever is wrong with the file, the write that is made instead will say.
             Err(_) => Self::None,
         }
@@ -430,26 +440,50 @@ impl PastCache {
     fn open(_file: &fs::File) -> Self {
         Self::None
     }
+}
 
+impl PastCache {
     /// Writes pages; false if there is no way past the cache, and nothing is known of the pages.
     fn write(&mut self, of: &fs::File, pages: &[u8], position: u64) -> io::Result<bool> {
-        if matches!(self, Self::Unknown) {
-            *self = Self::open(of);
+        if !self.is_open(of) {
+            return Ok(false);
         }
-        let Self::Open { file, buffer } = self else { return Ok(false) };
+        let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(pages.len() + DIRECT_ALIGN, 0);
         let begin = buffer.as_ptr().align_offset(DIRECT_ALIGN);
         let Some(aligned) = buffer.get_mut(begin..begin + pages.len()) else { return Ok(false) };
         aligned.copy_from_slice(pages);
-        match file.write_all_at(aligned, position) {
+        let written = self.write_aligned(of, aligned, position);
+        self.buffer = buffer;
+        written
+    }
+
+    /// Whether there is a way for this file.
+    fn is_open(&mut self, of: &fs::File) -> bool {
+        if matches!(self.way, Way::Unknown) {
+            self.way = Way::open(of);
+        }
+        matches!(self.way, Way::Open(_))
+    }
+
+    /// As [`write`](Self::write), without copying them.
+    fn write_aligned(&mut self, of: &fs::File, pages: &[u8], position: u64) -> io::Result<bool> {
+        self.is_open(of);
+        let Way::Open(file) = &self.way else { return Ok(false) };
+        match file.write_all_at(pages, position) {
             // A disk with larger sectors, or the rest of a short write.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                *self = Self::None;
+                self.way = Way::None;
                 Ok(false)
             }
             written => written.map(|()| true),
         }
     }
+}
+
+/// Whether pages may pass the cache.
+fn is_whole(len: usize, position: u64) -> bool {
+    len.is_multiple_of(DIRECT_ALIGN) && position.is_multiple_of(DIRECT_ALIGN as u64)
 }
 
 impl File for OsFile {
@@ -464,9 +498,7 @@ impl File for OsFile {
     }
 
     fn write_pages_at(&self, pages: &[u8], position: u64) -> io::Result<()> {
-        let is_whole = pages.len().is_multiple_of(DIRECT_ALIGN)
-            && position.is_multiple_of(DIRECT_ALIGN as u64);
-        if is_whole && pages.len() <= DIRECT_BYTES_MAX {
+        if pages.len() <= DIRECT_BYTES_MAX && is_whole(pages.len(), position) {
             let written = self.past_cache.lock().write(&self.file, pages, position);
             if written.map_err(named("write past the cache", &self.path))? {
                 return Ok(());
@@ -478,9 +510,18 @@ impl File for OsFile {
     fn write_zeros_at(&self, position: u64, len: u64) -> io::Result<()> {
         let (mut position, mut left) = (position, len);
         while 0 < left {
-            let chunk = left.min(ZEROS.len() as u64);
-            let zeros = &ZEROS[..chunk as usize];
-            self.file.write_all_at(zeros, position).map_err(named("zero", &self.path))?;
+            let chunk = left.min(ZEROS.0.len() as u64);
+            let zeros = &ZEROS.0[..chunk as usize];
+            // The cache would keep them for nobody, and have to forget each page again when it is
+            // overwritten past it.
+            let mut past_cache = self.past_cache.lock();
+            let is_written = is_whole(zeros.len(), position)
+                && past_cache
+                    .write_aligned(&self.file, zeros, position)
+                    .map_err(named("zero past the cache", &self.path))?;
+            if !is_written {
+                self.file.write_all_at(zeros, position).map_err(named("zero", &self.path))?;
+            }
             position += chunk;
             left -= chunk;
         }
@@ -719,7 +760,7 @@ mod tests {
         assert!(found == expected);
         // Where no page may pass the cache, they are written through it.
         let all = fs::File::create(dir.path().join("b")).unwrap();
-        let past_cache = Mutex::new(PastCache::None);
+        let past_cache = Mutex::new(PastCache { way: Way::None, buffer: Vec::new() });
         let without = OsFile { file: all, path: "b".into(), past_cache };
         without.write_pages_at(&vec![1; page], 0).unwrap();
         assert_eq!(without.len().unwrap(), page as u64);

@@ -34,7 +34,12 @@ pub struct Prover {
     tasks: Option<SyncSender<Task>>,
     /// Raw bytes that are read back at once, overrun by less than one block.
     enough: usize,
+    /// Called after every block, written or read back.
+    rest: Rest,
 }
+
+/// Gives the processor to others for a moment, or returns at once.
+pub type Rest = Arc<dyn Fn() + Send + Sync>;
 
 /// Blocks of a pack that are written, and not read back yet.
 pub(super) struct Unproven {
@@ -72,16 +77,23 @@ pub(super) enum Proof {
 }
 
 impl Prover {
-    /// Packs are read back by who writes them, whenever `enough` raw bytes were written.
+    /// Packs are read back by who writes them, whenever `enough` raw bytes were written. Nobody rests.
     pub fn inline(enough: usize) -> Self {
-        Self { tasks: None, enough }
+        Self { tasks: None, enough, rest: Arc::new(|| {}) }
     }
 
-    /// Packs are read back by a thread of their own. Without one, as [`inline`](Self::inline).
-    pub fn beside(enough: usize) -> Self {
+    /// Packs are read back by a thread of their own; without one, as [`inline`](Self::inline). It calls
+    /// `rest` after every block, and so does the writer.
+    pub fn beside(enough: usize, rest: Rest) -> Self {
         let (tasks, queue) = mpsc::sync_channel(QUEUE_MAX);
-        let thread = os::spawn_behind("braidlog-prove", move || work(&queue));
-        Self { tasks: thread.is_ok().then_some(tasks), enough }
+        let resting = rest.clone();
+        let thread = os::spawn_behind("braidlog-prove", move || work(&queue, &resting));
+        Self { tasks: thread.is_ok().then_some(tasks), enough, rest }
+    }
+
+    /// Rests, if there is time: after a block, or as much of other work.
+    pub fn rest(&self) {
+        (self.rest)();
     }
 
     /// Whether it is worth reading so many raw bytes back.
@@ -91,19 +103,19 @@ impl Prover {
 
     /// Has blocks read back.
     pub(super) fn prove(&self, blocks: Unproven) -> Proof {
-        let Some(tasks) = &self.tasks else { return Proof::Done(blocks.prove()) };
+        let Some(tasks) = &self.tasks else { return Proof::Done(blocks.prove(&self.rest)) };
         let (told, proof) = mpsc::channel();
         match tasks.send(Task { blocks, told }) {
             Ok(()) => Proof::Pending(proof),
-            Err(mpsc::SendError(task)) => Proof::Done(task.blocks.prove()),
+            Err(mpsc::SendError(task)) => Proof::Done(task.blocks.prove(&self.rest)),
         }
     }
 }
 
-fn work(queue: &Receiver<Task>) {
+fn work(queue: &Receiver<Task>, rest: &Rest) {
     while let Ok(Task { blocks, told }) = queue.recv() {
         // Whoever gave the pack up does not wait for it.
-        let _ = told.send(blocks.prove());
+        let _ = told.send(blocks.prove(rest));
     }
 }
 
@@ -124,7 +136,7 @@ impl Proof {
 }
 
 impl Unproven {
-    fn prove(&self) -> Result<(), Error> {
+    fn prove(&self, rest: &Rest) -> Result<(), Error> {
         if sabotage::is(Bug::TrustPackWrites) {
             return Ok(());
         }
@@ -141,6 +153,7 @@ impl Unproven {
             let place = BlockPlace { salt: self.salt, number: self.number, position };
             check_block(&place, &bytes, segments)
                 .map_err(|damage| corruption(&self.path, position, damage))?;
+            rest();
         }
         Ok(())
     }

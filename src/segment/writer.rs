@@ -239,6 +239,7 @@ impl PackWriter {
         if is_enough {
             self.prove();
         }
+        self.prover.rest();
         Ok(())
     }
 

@@ -95,9 +95,10 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
             let counts = [&happened.appended, &happened.delivered, &happened.answered];
             counts.map(|count| count.swap(0, Ordering::Relaxed))
         };
-        taken();
-        *happened.latencies.lock() = Latencies::new();
         let work = async {
+            // The probe before it disturbed those of that time.
+            taken();
+            *happened.latencies.lock() = Latencies::new();
             let begin = bench.watch.now();
             sleep(bench.args.mixed() / WINDOWS).await;
             let latencies = std::mem::replace(&mut *happened.latencies.lock(), Latencies::new());

@@ -1,0 +1,172 @@
+//! What waits to be copied out of the journal, and how much haste that has.
+//!
+//! Copying a round at once would take a processor from those who wait for an answer, for as long as the
+//! round lasts. So whoever copies rests after every block of a pack, and copies in the time in which as
+//! much comes in again. It does not rest while more waits than that would keep up with, while the journal
+//! fills, or while somebody waits for the round.
+//!
+//! What it deliberately does not do: know what is copied, or in which order.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::{
+    platform::sync::{
+        Condvar, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    sabotage::{self, Bug},
+};
+
+/// How long whoever copies rests after a block of a pack: 64 KiB of frames, which take a tenth of that
+/// to compress. With this alone it copies 15 MiB a second.
+const REST: Duration = Duration::from_millis(4);
+
+/// How much waits to be copied, and who waits for it.
+#[derive(Default)]
+pub(super) struct FlushQueue {
+    bytes: AtomicU64,
+    /// Of these, bytes that are in a pack which is not listed yet.
+    written: AtomicU64,
+    state: Mutex<QueueState>,
+    wake: Condvar,
+    /// Number of rounds that were asked for and done.
+    rounds: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct QueueState {
+    asked: u64,
+    closing: bool,
+}
+
+impl FlushQueue {
+    /// Notes frames that became visible.
+    pub(super) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes frames that were written into a pack.
+    pub(super) fn note_written(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that a pack is listed into which so many bytes were written.
+    pub(super) fn note_listed(&self, bytes: u64) {
+        self.written.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that the packs that were being written are given up.
+    pub(super) fn note_given_up(&self) {
+        self.written.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes frames that were copied.
+    pub(super) fn remove(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of frames that wait to be copied.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Of these, bytes that are in no pack, not even in one that is not listed yet.
+    pub(super) fn unwritten(&self) -> u64 {
+        self.bytes().saturating_sub(self.written.load(Ordering::Relaxed))
+    }
+
+    /// Whether so much waits to be copied that nothing more is taken.
+    pub(super) fn is_crowded(&self, bytes_max: u64) -> bool {
+        bytes_max < self.bytes()
+    }
+
+    /// Asks for a round; the receiver tells rounds done, the number is the one to wait for.
+    pub(super) fn ask(&self) -> (u64, watch::Receiver<u64>) {
+        let mut state = self.state.lock();
+        state.asked += 1;
+        self.wake.notify_all();
+        (state.asked, self.rounds.subscribe())
+    }
+
+    /// Ends the flusher. Whoever waits for a round is woken: it may never be done.
+    pub(super) fn close(&self) {
+        self.state.lock().closing = true;
+        self.wake.notify_all();
+        if !sabotage::is(Bug::CloseWithoutWake) {
+            self.rounds.send_modify(|_| {});
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.state.lock().closing
+    }
+
+    pub(super) fn asked(&self) -> u64 {
+        self.state.lock().asked
+    }
+
+    /// Notes that the rounds are done that were asked for up to this one.
+    pub(super) fn answer(&self, answered: u64) {
+        self.rounds.send_replace(answered);
+    }
+
+    /// Rests for a moment, unless that [has to wait](Self::has_time).
+    pub(super) fn rest(&self, waiting_max: u64) {
+        let mut state = self.state.lock();
+        if self.has_time(&state, waiting_max) {
+            self.wake.wait_for(&mut state, REST);
+        }
+    }
+
+    /// Whether nobody waits for a round, and no more than `waiting_max` bytes are still to be written into
+    /// a pack.
+    fn has_time(&self, state: &QueueState, waiting_max: u64) -> bool {
+        let is_awaited = *self.rounds.borrow() < state.asked;
+        !state.closing && !is_awaited && self.unwritten() <= waiting_max
+    }
+
+    /// Waits until a round may be due, which one is that was asked for after `answered`; false when
+    /// the store closes.
+    pub(super) fn wait(&self, answered: u64, limit: Duration) -> bool {
+        let mut state = self.state.lock();
+        if !state.closing && state.asked <= answered {
+            self.wake.wait_for(&mut state, limit);
+        }
+        !state.closing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has_time(queue: &FlushQueue) -> bool {
+        queue.has_time(&queue.state.lock(), 100)
+    }
+
+    #[test]
+    fn copying_does_not_rest_while_too_much_waits_or_somebody_does() {
+        let queue = FlushQueue::default();
+        queue.add(100);
+        assert!(has_time(&queue));
+        queue.add(1);
+        assert!(!has_time(&queue), "too much waits");
+        queue.note_written(1);
+        assert!(has_time(&queue), "what is in a pack does not wait");
+        queue.note_given_up();
+        assert!(!has_time(&queue), "the pack is not there any more");
+        queue.note_written(50);
+        queue.note_listed(50);
+        queue.remove(50);
+        assert!(has_time(&queue), "what is listed is copied");
+
+        let (round, _told) = queue.ask();
+        assert!(!has_time(&queue), "somebody waits for a round");
+        queue.answer(round);
+        assert!(has_time(&queue));
+        queue.close();
+        assert!(!has_time(&queue), "the store closes");
+    }
+}
