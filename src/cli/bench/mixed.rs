@@ -48,32 +48,52 @@ struct Happened {
     over: AtomicBool,
 }
 
-/// Measures it over gRPC.
+impl Happened {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            latencies: Mutex::new(Latencies::new()),
+            appended: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        })
+    }
+
+    /// Appends, deliveries and answers since this was last called.
+    fn taken(&self) -> [u64; 3] {
+        let counts = [&self.appended, &self.delivered, &self.answered];
+        counts.map(|count| count.swap(0, Ordering::Relaxed))
+    }
+}
+
+/// Measures it over gRPC, and first, for as long as a window, what the wire does: the same appends to a
+/// service that keeps nothing and has no tails.
 pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
-    let kind = Kind::Session;
+    let wire = measure_kind(bench, Kind::WireSession, 1).await?;
+    let windows = measure_kind(bench, Kind::Session, WINDOWS).await?;
+    Ok(wire.into_iter().chain(windows).map(|row| vec![row]).collect())
+}
+
+async fn measure_kind(bench: &Bench, kind: Kind, windows: u32) -> Result<Vec<Row>, Failure> {
     let (runs, per_second) = (bench.args.active, bench.args.per_run);
+    let connections = runs.div_ceil(CALLS_PER_CONNECTION);
     let place = Place::start(kind, &bench.ground).await?;
-    let clients = place.clients(runs.div_ceil(CALLS_PER_CONNECTION))?;
-    let happened = Arc::new(Happened {
-        latencies: Mutex::new(Latencies::new()),
-        appended: AtomicU64::new(0),
-        delivered: AtomicU64::new(0),
-        answered: AtomicU64::new(0),
-        over: AtomicBool::new(false),
-    });
+    let clients = place.clients(connections)?;
+    let happened = Happened::new();
     let mut tasks = JoinSet::new();
-    let writers = place.writers(kind, runs, clients.len(), 1).await?;
+    let writers = place.writers(kind, runs, connections, 1).await?;
     let writers = appends::begun(bench, writers).await?;
     let period = Duration::from_secs(1) / per_second;
     for (n, mut writer) in writers.into_iter().enumerate() {
-        let client = clients[n / CALLS_PER_CONNECTION].clone();
-        let run = RunKey::new(place.name(n));
-        tasks.spawn(follow(client.clone(), run.clone(), happened.clone()));
         // Each at a moment of its own: all at once would be another load.
         let moment = n as f64 / runs as f64;
-        if n % RUNS_PER_INPUT == 0 {
-            let data = bench.bodies.clone().next();
-            tasks.spawn(answer(client, run, data, moment, happened.clone()));
+        if let Some(client) = clients.get(n / CALLS_PER_CONNECTION) {
+            let run = RunKey::new(place.name(n));
+            tasks.spawn(follow(client.clone(), run.clone(), happened.clone()));
+            if n % RUNS_PER_INPUT == 0 {
+                let data = bench.bodies.clone().next();
+                tasks.spawn(answer(client.clone(), run, data, moment, happened.clone()));
+            }
         }
         let (happened, watch, mut bodies) =
             (happened.clone(), bench.watch.clone(), bench.bodies.clone());
@@ -89,15 +109,11 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
             Ok(())
         });
     }
-    let mut cases = Vec::new();
-    for n in 1..=WINDOWS {
-        let taken = || {
-            let counts = [&happened.appended, &happened.delivered, &happened.answered];
-            counts.map(|count| count.swap(0, Ordering::Relaxed))
-        };
+    let mut rows = Vec::new();
+    for n in 1..=windows {
         let work = async {
             // The probe before it disturbed those of that time.
-            taken();
+            happened.taken();
             *happened.latencies.lock() = Latencies::new();
             let begin = bench.watch.now();
             sleep(bench.args.mixed() / WINDOWS).await;
@@ -106,12 +122,15 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
             Ok(Tally { records, took: bench.watch.now() - begin, latencies })
         };
         let sample = bench.sample(&place, work).await?;
-        let [_, delivered, answered] = taken();
-        let what = format!(
-            "{runs} runs x {per_second}/s and their tails, window {n}: {delivered} delivered, \
-             {answered} inputs acked"
-        );
-        cases.push(vec![Row { samples: vec![sample], ..Row::new("w8", &what, kind) }]);
+        let [_, delivered, answered] = happened.taken();
+        let load = format!("{runs} runs x {per_second}/s");
+        let what = match kind {
+            Kind::Session => format!(
+                "{load} and their tails, window {n}: {delivered} delivered, {answered} inputs acked"
+            ),
+            _ => format!("{load}, appends alone"),
+        };
+        rows.push(Row { samples: vec![sample], ..Row::new("w8", &what, kind) });
         while let Some(ended) = tasks.try_join_next() {
             ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         }
@@ -119,7 +138,7 @@ pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
     happened.over.store(true, Ordering::Relaxed);
     tasks.abort_all();
     place.end(0).await?;
-    Ok(cases)
+    Ok(rows)
 }
 
 /// One tick a period, at a share of it. Whoever misses one keeps its moment: those who had waited for
