@@ -54,8 +54,6 @@ const MERGED_BYTES_MIN: u64 = 16 << 10;
 const PROOF_SHARE: usize = 16;
 /// Raw bytes that are read back at once, at most.
 const PROOF_BYTES_MAX: usize = 16 << 20;
-/// How much more than a round's bytes may wait before copying does not rest any more: this share.
-const HASTE_SHARE: u64 = 4;
 /// Runs that forget their places in the journal before copying rests.
 const FORGET_AT_ONCE: usize = 64;
 /// Packs that may fail one after the other before the store stops.
@@ -190,8 +188,9 @@ impl Shared {
     /// Lets others go first after a block of a pack, if there is time for that.
     fn rest_between_blocks(&self) {
         if !self.is_journal_filling() {
-            let flush_bytes = self.options.flush_bytes;
-            self.unflushed.rest(flush_bytes + flush_bytes / HASTE_SHARE);
+            // Halfway from what makes a round due to where appends are refused.
+            let Options { flush_bytes, unflushed_bytes_max, .. } = self.options;
+            self.unflushed.rest(u64::midpoint(flush_bytes, unflushed_bytes_max));
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What waits to be copied out of the journal, and how much haste that has.
 //!
 //! Copying a round at once would take a processor from those who wait for an answer, for as long as the
-//! round lasts. So whoever copies rests after every block of a pack, and copies in the time in which as
-//! much comes in again. It does not rest while more waits than that would keep up with, while the journal
-//! fills, or while somebody waits for the round.
+//! round lasts. So whoever copies rests after every block of a pack, the less the more waits meanwhile:
+//! it becomes as fast as what comes in. It does not rest while the journal fills, or while somebody waits
+//! for the round.
 //!
 //! What it deliberately does not do: know what is copied, or in which order.
 
@@ -19,9 +19,11 @@ use crate::{
     sabotage::{self, Bug},
 };
 
-/// How long whoever copies rests after a block of a pack: 64 KiB of frames, which take a tenth of that
-/// to compress. With this alone it copies 15 MiB a second.
-const REST: Duration = Duration::from_millis(4);
+/// How long whoever copies rests after a block of a pack, if nothing waits: ten times as long as 64 KiB
+/// of frames take to be compressed. It copies 15 MiB a second then.
+const REST_MAX: Duration = Duration::from_millis(4);
+/// A shorter rest is not worth the call.
+const REST_MIN: Duration = Duration::from_micros(100);
 
 /// How much waits to be copied, and who waits for it.
 #[derive(Default)]
@@ -112,19 +114,23 @@ impl FlushQueue {
         self.rounds.send_replace(answered);
     }
 
-    /// Rests for a moment, unless that [has to wait](Self::has_time).
+    /// Rests for a moment: the shorter, the nearer what is still to be written into a pack is to
+    /// `waiting_max` bytes, and not at all while somebody waits for a round.
     pub(super) fn rest(&self, waiting_max: u64) {
         let mut state = self.state.lock();
-        if self.has_time(&state, waiting_max) {
-            self.wake.wait_for(&mut state, REST);
+        let rest = self.rest_now(&state, waiting_max);
+        if REST_MIN <= rest {
+            self.wake.wait_for(&mut state, rest);
         }
     }
 
-    /// Whether nobody waits for a round, and no more than `waiting_max` bytes are still to be written into
-    /// a pack.
-    fn has_time(&self, state: &QueueState, waiting_max: u64) -> bool {
+    fn rest_now(&self, state: &QueueState, waiting_max: u64) -> Duration {
         let is_awaited = *self.rounds.borrow() < state.asked;
-        !state.closing && !is_awaited && self.unwritten() <= waiting_max
+        if state.closing || is_awaited {
+            return Duration::ZERO;
+        }
+        let left = waiting_max.saturating_sub(self.unwritten());
+        REST_MAX.mul_f64(left as f64 / waiting_max as f64)
     }
 
     /// Waits until a round may be due, which one is that was asked for after `answered`; false when
@@ -142,31 +148,34 @@ impl FlushQueue {
 mod tests {
     use super::*;
 
-    fn has_time(queue: &FlushQueue) -> bool {
-        queue.has_time(&queue.state.lock(), 100)
+    fn rest(queue: &FlushQueue) -> Duration {
+        queue.rest_now(&queue.state.lock(), 100)
     }
 
     #[test]
-    fn copying_does_not_rest_while_too_much_waits_or_somebody_does() {
+    fn copying_rests_the_less_the_more_waits_and_never_while_somebody_does() {
         let queue = FlushQueue::default();
-        queue.add(100);
-        assert!(has_time(&queue));
+        assert_eq!(rest(&queue), REST_MAX);
+        queue.add(50);
+        assert_eq!(rest(&queue), REST_MAX / 2);
+        queue.add(50);
+        assert_eq!(rest(&queue), Duration::ZERO);
         queue.add(1);
-        assert!(!has_time(&queue), "too much waits");
-        queue.note_written(1);
-        assert!(has_time(&queue), "what is in a pack does not wait");
+        assert_eq!(rest(&queue), Duration::ZERO, "more than that");
+        queue.note_written(51);
+        assert_eq!(rest(&queue), REST_MAX / 2, "what is in a pack does not wait");
         queue.note_given_up();
-        assert!(!has_time(&queue), "the pack is not there any more");
-        queue.note_written(50);
-        queue.note_listed(50);
-        queue.remove(50);
-        assert!(has_time(&queue), "what is listed is copied");
+        assert_eq!(rest(&queue), Duration::ZERO, "the pack is not there any more");
+        queue.note_written(51);
+        queue.note_listed(51);
+        queue.remove(51);
+        assert_eq!(rest(&queue), REST_MAX / 2, "what is listed is copied");
 
         let (round, _told) = queue.ask();
-        assert!(!has_time(&queue), "somebody waits for a round");
+        assert_eq!(rest(&queue), Duration::ZERO, "somebody waits for a round");
         queue.answer(round);
-        assert!(has_time(&queue));
+        assert_eq!(rest(&queue), REST_MAX / 2);
         queue.close();
-        assert!(!has_time(&queue), "the store closes");
+        assert_eq!(rest(&queue), Duration::ZERO, "the store closes");
     }
 }
