@@ -5,7 +5,8 @@
 //! its segment is written when every frame behind the state is durable. A pack is synced, read back,
 //! named, and listed by the manifest before anything relies on it; only then do the runs in it forget
 //! their places in the journal, and only then may a slot leave the journal. Reading back is left to a
-//! thread beside, while more is written.
+//! thread beside, while more is written. Both rest while there is time ([`flush_queue`](super::flush_queue)):
+//! a round is spread over the time until the next one.
 //!
 //! A pack that cannot be written is given up and begun again under another number: the journal
 //! still has everything. An error of the manifest stops the store.

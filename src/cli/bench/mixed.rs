@@ -34,6 +34,8 @@ use crate::{
 
 /// Windows that the time is cut into.
 const WINDOWS: u32 = 10;
+/// How long the bare service is measured, at most.
+const WIRE_MAX: Duration = Duration::from_secs(60);
 /// One run of so many is sent inputs.
 const RUNS_PER_INPUT: usize = 10;
 const INPUT_EVERY: Duration = Duration::from_secs(1);
@@ -66,15 +68,21 @@ impl Happened {
     }
 }
 
-/// Measures it over gRPC, and first, for as long as a window, what the wire does: the same appends to a
-/// service that keeps nothing and has no tails.
+/// Measures it over gRPC, and first what the wire does: the same appends to a service that keeps nothing
+/// and has no tails.
 pub(super) async fn measure(bench: &Bench) -> Result<Vec<Vec<Row>>, Failure> {
-    let wire = measure_kind(bench, Kind::WireSession, 1).await?;
-    let windows = measure_kind(bench, Kind::Session, WINDOWS).await?;
+    let window = bench.args.mixed() / WINDOWS;
+    let wire = measure_kind(bench, Kind::WireSession, 1, window.min(WIRE_MAX)).await?;
+    let windows = measure_kind(bench, Kind::Session, WINDOWS, window).await?;
     Ok(wire.into_iter().chain(windows).map(|row| vec![row]).collect())
 }
 
-async fn measure_kind(bench: &Bench, kind: Kind, windows: u32) -> Result<Vec<Row>, Failure> {
+async fn measure_kind(
+    bench: &Bench,
+    kind: Kind,
+    windows: u32,
+    window: Duration,
+) -> Result<Vec<Row>, Failure> {
     let (runs, per_second) = (bench.args.active, bench.args.per_run);
     let connections = runs.div_ceil(CALLS_PER_CONNECTION);
     let place = Place::start(kind, &bench.ground).await?;
@@ -116,7 +124,7 @@ async fn measure_kind(bench: &Bench, kind: Kind, windows: u32) -> Result<Vec<Row
             happened.taken();
             *happened.latencies.lock() = Latencies::new();
             let begin = bench.watch.now();
-            sleep(bench.args.mixed() / WINDOWS).await;
+            sleep(window).await;
             let latencies = std::mem::replace(&mut *happened.latencies.lock(), Latencies::new());
             let records = happened.appended.load(Ordering::Relaxed);
             Ok(Tally { records, took: bench.watch.now() - begin, latencies })

@@ -63,7 +63,8 @@ Examples:
   w5  from an append to one tail, to many of runs of their own, to very many of one
   w6  w2 in stores that hold many runs already
   w7  restart after a kill, until the first read is answered
-  w8  appends, tails and inputs of thousands of runs at the same time, in ten windows
+  w8  appends, tails and inputs of thousands of runs at the same time, in ten windows;
+      before them the same appends to a bare service
 
 OF WIRE is the share of what a bare service does with the same messages. CPU is
 per record. WRITTEN is what the disk was given meanwhile, by whomever, also for
