@@ -740,13 +740,15 @@ mod tests {
         platform::sim::{self, SimClock, SimDisk},
     };
 
+    fn parts(disk: &SimDisk) -> Parts {
+        let platform = sim::platform(disk, &SimClock::new(1), 1);
+        open_parts(platform, Options::new("simulated"), Pool::inline()).expect("opens")
+    }
+
     #[test]
     fn what_a_round_wrote_waits_no_more_and_what_it_gave_up_waits_again() {
         let disk = SimDisk::new();
-        let platform = sim::platform(&disk, &SimClock::new(1), 1);
-        let parts = open_parts(platform, Options::new("simulated"), Pool::inline());
-        let Parts { shared, mut committer, mut flusher, opened, lock: _lock } =
-            parts.expect("opens");
+        let Parts { shared, mut committer, mut flusher, opened, lock: _lock } = parts(&disk);
         let store = Store::undriven(shared.clone(), opened);
         let mut append = || {
             let run = RunKey::new("run");
@@ -778,10 +780,7 @@ mod tests {
     #[test]
     fn states_that_rest_on_what_will_never_be_durable_are_not_copied() {
         let disk = SimDisk::new();
-        let platform = sim::platform(&disk, &SimClock::new(1), 1);
-        let parts = open_parts(platform, Options::new("simulated"), Pool::inline());
-        let Parts { shared, mut committer, mut flusher, opened, lock: _lock } =
-            parts.expect("opens");
+        let Parts { shared, mut committer, mut flusher, opened, lock: _lock } = parts(&disk);
         let store = Store::undriven(shared.clone(), opened);
         let run = RunKey::new("run");
         let append = || {

@@ -1,4 +1,5 @@
-//! Makes journal slots ready ahead of need, so that no commit waits for zeros to be written.
+//! Makes journal slots ready ahead of need, so that no commit waits for zeros to be written; and not
+//! faster than that takes, so that commits hardly wait behind them either.
 //!
 //! A slot that left the journal is zeroed over its own blocks and used again; a new one is made
 //! only while there are fewer than the store may have. A full disk, and a journal that is full

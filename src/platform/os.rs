@@ -758,6 +758,10 @@ mod tests {
         }
         reader.read_exact_at(&mut found, 0).unwrap();
         assert!(found == expected);
+        file.write_zeros_at(page as u64, 2 * page as u64).unwrap();
+        expected[page..3 * page].fill(0);
+        reader.read_exact_at(&mut found, 0).unwrap();
+        assert!(found == expected, "zeros over what was cached");
         // Where no page may pass the cache, they are written through it.
         let all = fs::File::create(dir.path().join("b")).unwrap();
         let past_cache = Mutex::new(PastCache { way: Way::None, buffer: Vec::new() });
