@@ -11,6 +11,10 @@
 //! was noted of it, or by its directory. Readers of a pack that is dropped read on from the file
 //! they have open.
 
+//!
+//! A collection goes on segment by segment between rounds of copying, which come first; it has its share
+//! of the time when they follow each other closely. It rests as they do.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -26,7 +30,7 @@ use crate::{
     record::RunNo,
     recovery::read_state,
     sabotage::{self, Bug},
-    segment::{NewFrame, NewSegment, Pack, Segment, Shelf},
+    segment::{Blocks, NewFrame, NewSegment, Pack, PackWriter, Segment, Shelf},
 };
 
 /// Share of a pack, in percent, that has to be dead for the rest to be written again.
@@ -41,6 +45,12 @@ const CALM_SHARE: u64 = 16;
 const DEAD_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 /// Milliseconds between two looks through all packs for runs that have expired.
 const LOOK_EVERY_MS: u64 = 60 * 60 * 1_000;
+/// Segments that are looked at before whoever looks rests.
+const LOOKED_AT_ONCE: usize = 64;
+/// Bytes that looking at a segment counts as, of those that may be written again before a round's turn.
+const LOOK_WEIGHT: u64 = 4 << 10;
+/// Bytes of raw blocks that are kept of the packs that are gone through: a segment's, and a large one.
+const BLOCKS_BYTES: usize = 8 << 20;
 
 /// What is remembered of packs from one collection to the next.
 #[derive(Default)]
@@ -68,23 +78,76 @@ impl Default for Expired {
     }
 }
 
-/// What is to become of a pack's segments.
-#[derive(Default)]
-struct Sorted {
-    kept: Vec<Segment>,
+/// Packs that are being collected, segment by segment.
+pub(super) struct Collection {
+    packs: Vec<Arc<Pack>>,
+    /// How many of them were begun with, and of the last one the segments that are not gone through yet,
+    /// the next one last.
+    begun: usize,
+    left: Vec<u32>,
+    now_ms: u64,
+    /// The pack that takes their place; none if nothing was kept yet.
+    writer: Option<PackWriter>,
+    /// Blocks that the next segments are read from: not for others, who hardly want them next.
+    blocks: Blocks,
     expired: Vec<RunNo>,
     /// What the index has of the expired ones.
     unlisted: Vec<Change>,
     /// Raw bytes that are not kept.
     freed: u64,
+    /// Runs of which rounds have buried segments meanwhile, and the hashes of their names.
+    buried: BTreeSet<(u64, RunNo)>,
+}
+
+/// What is to become of a segment of a pack that is collected.
+enum Lot {
+    /// It does not count any more.
+    Dead,
+    /// Its run has expired, and nobody uses it; whether it is the run's last.
+    Expired {
+        is_last: bool,
+    },
+    Kept,
 }
 
 impl Flusher {
-    /// Collects the pack that is worth it most; false if none is.
+    /// Goes on with a collection, by one segment, or chooses what is worth it most of the packs of which
+    /// so much is dead; false if nothing is.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if a pack cannot be read, [`Error::Io`], [`Error::Stopped`].
+    /// [`Error::Io`], [`Error::Stopped`]; the collection is then given up.
     pub(super) fn collect(&mut self, percent: u64) -> Result<bool, Error> {
+        let Some(mut collection) = self.collection.take() else {
+            return Ok(self.choose(percent));
+        };
+        let ended = match self.go_through(&mut collection) {
+            Ok(false) => {
+                self.collection = Some(collection);
+                return Ok(true);
+            }
+            Ok(true) => Ok(true),
+            Err(error @ Error::Corrupt(_)) => {
+                tracing::error!(%error, "what could be collected is damaged");
+                self.remove_unlisted();
+                self.diary.damaged.extend(collection.numbers());
+                // Others may be worth it.
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        };
+        self.spare(&collection);
+        ended
+    }
+
+    /// Ends what a collection began with runs that have expired, whatever has become of it.
+    pub(super) fn spare(&self, collection: &Collection) {
+        for run_no in &collection.expired {
+            self.shared.shard(run_no.vshard()).lock().spare(*run_no);
+        }
+    }
+
+    /// Begins with the packs that are worth it most, or looks whether some are; false if none is.
+    fn choose(&mut self, percent: u64) -> bool {
         let now_ms = self.shared.now_ms();
         let packs = self.shared.manifest.lock().live().packs.clone();
         self.diary.note(&packs, now_ms);
@@ -92,31 +155,50 @@ impl Flusher {
         let dead = packs.values().filter(|pack| self.diary.is_due(pack, percent, now_ms));
         let most = dead.max_by_key(|pack| pack.dead_bytes * 100 / pack.listed.raw_bytes.max(1));
         if let Some(pack) = most.and_then(|pack| shelf.pack(pack.listed.number)) {
-            return self.collect_some(std::slice::from_ref(pack), &shelf, 0, now_ms);
+            self.collection = Some(Collection::new(vec![pack.clone()], now_ms));
+            return true;
         }
         if self.diary.looked_ms.is_none_or(|looked_ms| looked_ms + LOOK_EVERY_MS <= now_ms) {
             self.diary.looked_ms = Some(now_ms);
             self.diary.expired = expired_by_pack(&shelf, now_ms);
         }
-        while let Some((number, expired)) = self.diary.expired.pop_first() {
-            let Some(pack) = shelf.pack(number).filter(|_| !self.diary.is_damaged(number)) else {
-                continue;
-            };
-            let is_old = expired.since_ms <= now_ms.saturating_sub(DEAD_MS_MAX);
-            let half = pack.listed().raw_bytes * DEAD_PERCENT / 100;
-            let freed_min = if is_old { 1 } else { half.max(1) };
-            if freed_min <= expired.raw_bytes
-                && self.collect_some(std::slice::from_ref(pack), &shelf, freed_min, now_ms)?
-            {
-                return Ok(true);
+        if let Some((number, expired)) = self.diary.expired.pop_first() {
+            let pack = shelf.pack(number).filter(|_| !self.diary.is_damaged(number)).cloned();
+            if let Some(pack) = pack.filter(|pack| self.frees_enough(pack, &expired, now_ms)) {
+                self.collection = Some(Collection::new(vec![pack], now_ms));
             }
+            return true;
         }
-        self.put_together(&shelf, now_ms)
+        let small = self.small_packs(&shelf);
+        let is_worth_it = small.is_some();
+        self.collection = small.map(|packs| Collection::new(packs, now_ms));
+        is_worth_it
     }
 
-    /// Writes several small packs as one, if there are many of about the same size: a store that
-    /// is written to now and then makes a small pack every time. While much is appended that waits.
-    fn put_together(&mut self, shelf: &Shelf, now_ms: u64) -> Result<bool, Error> {
+    /// Whether enough of a pack can be given up for the rest to be written again, now that some of it has
+    /// expired.
+    fn frees_enough(&self, pack: &Arc<Pack>, expired: &Expired, now_ms: u64) -> bool {
+        let is_old = expired.since_ms <= now_ms.saturating_sub(DEAD_MS_MAX);
+        let half = pack.listed().raw_bytes * DEAD_PERCENT / 100;
+        let freed_min = if is_old { 1 } else { half.max(1) };
+        let freed = || {
+            let mut freed = 0;
+            for (entry, n) in pack.entries()?.zip(1..) {
+                let segment = Segment { pack: pack.clone(), entry: entry? };
+                if !matches!(self.lot(&segment, now_ms)?, Lot::Kept) {
+                    freed += segment.entry.head.raw_bytes;
+                }
+                self.rest_from_looking(n);
+            }
+            Ok::<_, Error>(freed)
+        };
+        // What cannot be read stays where it is.
+        freed_min <= expired.raw_bytes && freed().is_ok_and(|freed| freed_min <= freed)
+    }
+
+    /// Several small packs, if there are many of about the same size: a store that is written to now and
+    /// then makes a small pack every time. While much is appended that waits.
+    fn small_packs(&self, shelf: &Shelf) -> Option<Vec<Arc<Pack>>> {
         let small = self.shared.options.pack_bytes / 4;
         let mut by_size: BTreeMap<u32, Vec<Arc<Pack>>> = BTreeMap::new();
         for pack in shelf.packs() {
@@ -129,102 +211,109 @@ impl Flusher {
         let small: usize = by_size.values().map(Vec::len).sum();
         let waiting = self.shared.unflushed.bytes();
         if small < SMALL_MAX && self.shared.options.flush_bytes / CALM_SHARE < waiting {
-            return Ok(false);
+            return None;
         }
-        match by_size.into_values().find(|packs| TOGETHER <= packs.len()) {
-            Some(packs) => self.collect_some(&packs[..TOGETHER], shelf, 0, now_ms),
-            None => Ok(false),
-        }
+        let mut many = by_size.into_values().find(|packs| TOGETHER <= packs.len())?;
+        many.truncate(TOGETHER);
+        Some(many)
     }
 
-    /// Writes what is needed of some packs again if so many raw bytes can be freed; false if not.
-    fn collect_some(
-        &mut self,
-        packs: &[Arc<Pack>],
-        shelf: &Shelf,
-        freed_min: u64,
-        now_ms: u64,
-    ) -> Result<bool, Error> {
-        let mut sorted = Sorted::default();
-        let unlisted = self.unlisted.len();
-        let sort = |pack| self.sort(pack, shelf, now_ms, &mut sorted);
-        let collected = packs.iter().try_for_each(sort).and_then(|()| {
-            let is_worth_it = freed_min <= sorted.freed;
-            if is_worth_it { self.rewrite(packs, &sorted).map(|()| true) } else { Ok(false) }
-        });
-        for run_no in &sorted.expired {
-            self.shared.shard(run_no.vshard()).lock().spare(*run_no);
-        }
-        match collected {
-            Err(error @ Error::Corrupt(_)) => {
-                tracing::error!(%error, "what could be collected is damaged");
-                self.remove_unlisted(unlisted);
-                self.diary.damaged.extend(packs.iter().map(|pack| pack.number()));
-                // Others may be worth it.
-                Ok(true)
-            }
-            other => other,
-        }
-    }
-
-    /// Sorts a pack's segments by what is to become of them.
-    fn sort(
-        &self,
-        pack: &Arc<Pack>,
-        shelf: &Shelf,
-        now_ms: u64,
-        sorted: &mut Sorted,
-    ) -> Result<(), Error> {
-        let low = self.shared.manifest.lock().live().journal_low;
-        for entry in pack.entries()? {
-            let entry = entry?;
-            let SegmentHead { name_hash, run_no, raw_bytes, .. } = entry.head;
-            let segment = Segment { pack: pack.clone(), entry };
-            let counts = shelf.segments_of(name_hash, run_no)?;
-            if !counts.iter().any(|counts| counts.is_same(&segment)) {
-                sorted.freed += raw_bytes;
-                continue;
-            }
-            // The last segment says that the run has expired, so it goes after all others.
-            let last = counts.last().filter(|last| is_expired(&last.entry.head, now_ms));
-            let may_go = last.filter(|last| last.entry.head.flushed.block_no < low).is_some();
-            let is_last = last.is_some_and(|last| last.is_same(&segment));
-            let is_alone = || {
-                let mut all = shelf.named(name_hash)?;
-                all.retain(|found| found.entry.head.run_no == run_no);
-                Ok::<_, Error>(all.iter().all(|found| found.pack.number() == pack.number()))
+    /// Goes on with a collection by one segment; true if it has ended.
+    fn go_through(&mut self, collection: &mut Collection) -> Result<bool, Error> {
+        let Some(n) = collection.left.pop() else {
+            let Some(pack) = collection.packs.get(collection.begun) else {
+                return self.replace(collection).map(|()| true);
             };
-            if may_go
-                && (!is_last || is_alone()?)
-                && self.shared.shard(run_no.vshard()).lock().doom(run_no)
-            {
-                sorted.freed += raw_bytes;
-                sorted.expired.push(run_no);
+            collection.left = by_place(pack)?;
+            collection.begun += 1;
+            return Ok(false);
+        };
+        let pack = collection.packs[collection.begun - 1].clone();
+        let segment = Segment { entry: pack.entry_at(n as usize)?, pack };
+        let SegmentHead { run_no, raw_bytes, .. } = segment.entry.head;
+        self.share = self.share.saturating_sub(raw_bytes.max(LOOK_WEIGHT));
+        self.rest_from_looking(collection.left.len());
+        match self.lot(&segment, collection.now_ms)? {
+            Lot::Expired { is_last } if self.shared.shard(run_no.vshard()).lock().doom(run_no) => {
+                collection.freed += raw_bytes;
+                collection.expired.push(run_no);
                 if is_last {
-                    sorted.unlisted.extend(self.unlisted(&segment));
+                    collection.unlisted.extend(unlisted(&segment, &collection.blocks));
                 }
-            } else {
-                sorted.kept.push(segment);
             }
+            Lot::Dead => collection.freed += raw_bytes,
+            Lot::Expired { .. } | Lot::Kept => self.write_again(collection, &segment)?,
         }
-        Ok(())
+        Ok(false)
     }
 
-    /// What takes an expired run out of the index; none if that was done, or its state is damaged.
-    fn unlisted(&self, segment: &Segment) -> Option<Change> {
-        let RunState { namespace, created_ms, run_no, .. } =
-            read_state(segment, &self.shared.blocks)
-                .ok()
-                .filter(|state| state.deleted_ms.is_none())?;
-        Some(Change::Remove { namespace, position: Position { created_ms, run_no } })
+    fn rest_from_looking(&self, looked_at: usize) {
+        if looked_at.is_multiple_of(LOOKED_AT_ONCE) {
+            self.prover.rest();
+        }
     }
 
-    /// Puts a pack with what is kept in the place of some packs.
-    fn rewrite(&mut self, olds: &[Arc<Pack>], sorted: &Sorted) -> Result<(), Error> {
-        let added = self.write_again(olds[0].listed().kind, &sorted.kept)?;
-        let numbers: Vec<u64> = olds.iter().map(|old| old.number()).collect();
+    /// What is to become of a segment.
+    fn lot(&self, segment: &Segment, now_ms: u64) -> Result<Lot, Error> {
+        let SegmentHead { name_hash, run_no, .. } = segment.entry.head;
+        let shelf = self.shared.packs.shelf();
+        let counts = shelf.segments_of(name_hash, run_no)?;
+        if !counts.iter().any(|counts| counts.is_same(segment)) {
+            return Ok(Lot::Dead);
+        }
+        let low = self.shared.manifest.lock().live().journal_low;
+        let last = counts.last().filter(|last| {
+            is_expired(&last.entry.head, now_ms) && last.entry.head.flushed.block_no < low
+        });
+        let Some(last) = last else { return Ok(Lot::Kept) };
+        let is_last = last.is_same(segment);
+        let is_alone = || {
+            let mut all = shelf.named(name_hash)?;
+            all.retain(|found| found.entry.head.run_no == run_no);
+            Ok::<_, Error>(all.iter().all(|found| found.pack.number() == segment.pack.number()))
+        };
+        // The last segment says that the run has expired, so it goes after all others.
+        let may_go = (!is_last || is_alone()?)
+            && !self.shared.shard(run_no.vshard()).lock().is_in_use(run_no);
+        Ok(if may_go { Lot::Expired { is_last } } else { Lot::Kept })
+    }
+
+    /// Writes a segment into the pack that takes the place of the collected ones.
+    fn write_again(&mut self, collection: &mut Collection, segment: &Segment) -> Result<(), Error> {
+        let Collection { packs, writer, blocks, .. } = collection;
+        let tail = segment.tail(blocks)?;
+        let mut frames = Vec::new();
+        for part in &tail.parts {
+            frames.extend(segment.read(part, blocks)?.frames.into_iter().map(NewFrame::from));
+        }
+        let chain = tail.parts.first().map(|part| part.records_chain);
+        let again = NewSegment {
+            head: tail.head,
+            run_uid: tail.run_uid,
+            records_chain: chain.unwrap_or(Chain(0)),
+            frames: &frames,
+            state: tail.state,
+        };
+        let writer = match writer {
+            Some(writer) => writer,
+            None => writer.insert(self.begin_pack(packs[0].listed().kind)?),
+        };
+        writer.add(again).map_err(|error| Self::pack_error(writer.number(), error))
+    }
+
+    /// Puts the pack with what was kept in the place of those that are collected.
+    fn replace(&mut self, collection: &mut Collection) -> Result<(), Error> {
+        let finish = |writer| self.finish_pack(writer).map(|(pack, _)| pack);
+        let added = collection.writer.take().map(finish).transpose()?;
+        let numbers: Vec<u64> = collection.numbers().collect();
         let mut edits: Vec<Edit> = numbers.iter().copied().map(Edit::PackDropped).collect();
-        edits.extend(added.as_ref().map(|pack| Edit::PackAdded(*pack.listed())));
+        if let Some(pack) = &added {
+            edits.push(Edit::PackAdded(*pack.listed()));
+            let raw_bytes = self.dead_in(pack, &collection.buried);
+            edits.extend(
+                (0 < raw_bytes).then_some(Edit::PackDead { number: pack.number(), raw_bytes }),
+            );
+        }
         if sabotage::is(Bug::UnlinkBeforeEdit) {
             for &number in &numbers {
                 let _ = self.shared.platform.vfs.unlink(&file_name::pack(number));
@@ -233,8 +322,8 @@ impl Flusher {
         self.commit(&edits)?;
         self.unlisted.retain(|number| added.as_ref().is_none_or(|pack| pack.number() != *number));
         self.shared.packs.replace(added, &numbers);
-        for change in &sorted.unlisted {
-            self.shared.catalog.note(change.clone(), -1);
+        for change in collection.unlisted.drain(..) {
+            self.shared.catalog.note(change, -1);
         }
         for &number in &numbers {
             self.shared.blocks.forget(number);
@@ -243,36 +332,69 @@ impl Flusher {
                 let _ = self.shared.platform.vfs.unlink(&path);
             }
         }
-        tracing::debug!(packs = ?numbers, freed = sorted.freed, "collected");
+        tracing::debug!(packs = ?numbers, freed = collection.freed, "collected");
         Ok(())
     }
 
-    fn write_again(&mut self, kind: PackKind, kept: &[Segment]) -> Result<Option<Pack>, Error> {
-        if kept.is_empty() {
-            return Ok(None);
-        }
-        let shared = self.shared.clone();
-        let mut writer = self.begin_pack(kind)?;
-        for segment in kept {
-            let tail = segment.tail(&shared.blocks)?;
-            let mut frames = Vec::new();
-            for part in &tail.parts {
-                frames.extend(
-                    segment.read(part, &shared.blocks)?.frames.into_iter().map(NewFrame::from),
-                );
-            }
-            let chain = tail.parts.first().map(|part| part.records_chain);
-            let again = NewSegment {
-                head: tail.head,
-                run_uid: tail.run_uid,
-                records_chain: chain.unwrap_or(Chain(0)),
-                frames: &frames,
-                state: tail.state,
-            };
-            writer.add(again).map_err(|error| Self::pack_error(writer.number(), error))?;
-        }
-        self.finish_pack(writer).map(|(pack, _)| Some(pack))
+    /// Raw bytes of these runs in a new pack that do not count any more.
+    fn dead_in(&self, pack: &Pack, runs: &BTreeSet<(u64, RunNo)>) -> u64 {
+        let shelf = self.shared.packs.shelf();
+        let of_run = |&(name_hash, run_no): &(u64, RunNo)| {
+            // What a damaged pack holds of the run is not known, and not counted.
+            let counts = shelf.segments_of(name_hash, run_no).ok()?;
+            let counts =
+                |head: &SegmentHead| counts.iter().any(|segment| segment.entry.head == *head);
+            let heads = pack.entries_of(name_hash).ok()?.into_iter().map(|entry| entry.head);
+            let dead = heads.filter(|head| head.run_no == run_no && !counts(head));
+            Some(dead.map(|head| head.raw_bytes).sum::<u64>())
+        };
+        runs.iter().filter_map(of_run).sum()
     }
+}
+
+impl Collection {
+    fn new(packs: Vec<Arc<Pack>>, now_ms: u64) -> Self {
+        Self {
+            packs,
+            now_ms,
+            begun: 0,
+            left: Vec::new(),
+            writer: None,
+            blocks: Blocks::new(BLOCKS_BYTES),
+            expired: Vec::new(),
+            unlisted: Vec::new(),
+            freed: 0,
+            buried: BTreeSet::new(),
+        }
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.packs.iter().map(|pack| pack.number())
+    }
+
+    /// Notes that of these runs not all segments count any more that did.
+    pub(super) fn note_buried(&mut self, runs: impl IntoIterator<Item = (u64, RunNo)>) {
+        self.buried.extend(runs);
+    }
+}
+
+/// The segments of a pack by their numbers in its directory, the one that stands first in the file last:
+/// so each block is read once.
+fn by_place(pack: &Pack) -> Result<Vec<u32>, Error> {
+    let mut places = Vec::new();
+    for (entry, n) in pack.entries()?.zip(0..) {
+        let entry = entry?;
+        places.push((entry.block, entry.offset, n));
+    }
+    places.sort_unstable();
+    Ok(places.into_iter().rev().map(|(_, _, n)| n).collect())
+}
+
+/// What takes an expired run out of the index; none if that was done, or its state is damaged.
+fn unlisted(segment: &Segment, blocks: &Blocks) -> Option<Change> {
+    let state = read_state(segment, blocks).ok().filter(|state| state.deleted_ms.is_none())?;
+    let RunState { namespace, created_ms, run_no, .. } = state;
+    Some(Change::Remove { namespace, position: Position { created_ms, run_no } })
 }
 
 impl Diary {
@@ -317,4 +439,72 @@ fn expired_by_pack(shelf: &Shelf, now_ms: u64) -> BTreeMap<u64, Expired> {
         }
     }
     expired
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::{RunKey, flush::Flushed, scene::Scene},
+        platform::sim::SimDisk,
+    };
+
+    /// A pack of three runs of which two are deleted, and the third, of which there is one segment.
+    fn mostly_dead() -> (Scene, RunKey) {
+        let (mut scene, runs) = (Scene::on(&SimDisk::new()), ["a", "b", "c"].map(RunKey::new));
+        runs.iter().for_each(|run| scene.append(run));
+        scene.copy();
+        let [one, other, kept] = runs;
+        [one, other].iter().for_each(|run| scene.delete(run));
+        scene.copy();
+        let packs = scene.packs();
+        assert_eq!((packs.len(), packs[0].1), (2, packs[0].0 / 3 * 2), "{packs:?}");
+        (scene, kept)
+    }
+
+    #[test]
+    fn what_a_round_buries_while_its_pack_is_collected_is_dead_in_the_new_one() {
+        let mut written_again = 0;
+        for steps in 1.. {
+            let (mut scene, kept) = mostly_dead();
+            for _ in 0..steps {
+                assert!(scene.flusher.force_collect());
+            }
+            if scene.flusher.collection.is_none() {
+                assert_eq!(steps, 6, "beginning, its directory, three segments, the new pack");
+                break;
+            }
+            let dead_before = scene.packs()[0].1;
+            scene.delete(&kept);
+            scene.copy();
+            assert!(dead_before < scene.packs()[0].1, "the round has buried it");
+            while scene.flusher.collection.is_some() {
+                assert!(scene.flusher.force_collect());
+            }
+            // The marks of the three runs are in two packs; and what was written again before is dead.
+            let packs = scene.packs();
+            let all_dead = packs.iter().filter(|(raw, dead)| raw == dead).count();
+            assert_eq!(packs.len(), 2 + all_dead, "after step {steps}: {packs:?}");
+            written_again += all_dead;
+            while scene.flusher.force_collect() {}
+            assert_eq!(scene.packs().len(), 2, "after step {steps}");
+        }
+        assert!((1..5).contains(&written_again), "in {written_again} of five places");
+    }
+
+    #[test]
+    fn collecting_has_a_share_of_what_is_copied_and_then_a_round_its_turn() {
+        let (mut scene, kept) = mostly_dead();
+        scene.append(&kept);
+        // From here on a round is always due.
+        let asked = || scene.flusher.shared.unflushed.ask();
+        asked();
+        scene.flusher.share = 2 * LOOK_WEIGHT;
+        let steps = (0..5).map(|_| {
+            assert_eq!(scene.flusher.step(), Flushed::Worked);
+            scene.flusher.is_under_way()
+        });
+        let steps: Vec<bool> = steps.collect();
+        assert_eq!(steps, [false, false, false, false, true], "begins, opens, two, then a round");
+    }
 }

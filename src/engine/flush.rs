@@ -17,7 +17,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    collect::{DEAD_PERCENT, Diary},
+    collect::{Collection, DEAD_PERCENT, Diary},
     options::Options,
     select::read_entry,
     shard::{DELETED_REMEMBERED_MS, FRAME_WEIGHT, Run},
@@ -86,12 +86,18 @@ pub enum Flushed {
 pub(super) struct Flusher {
     pub(super) shared: Arc<Shared>,
     pack_next: u64,
-    prover: Prover,
+    pub(super) prover: Prover,
     /// Packs that were begun and are not listed by the manifest.
     pub(super) unlisted: Vec<u64>,
     round: Option<Round>,
     /// Whether the last round found something to copy.
     has_copied: bool,
+    /// What is being collected, between rounds.
+    pub(super) collection: Option<Collection>,
+    /// Whether it was found since the last round that nothing is worth collecting.
+    is_tidy: bool,
+    /// Bytes that collecting may go through although a round is due: as many as the last round copied.
+    pub(super) share: u64,
     failures: u32,
     last_round: Duration,
     /// The round that was asked for last and that the running one answers.
@@ -188,11 +194,12 @@ impl Shared {
 
     /// Lets others go first after a block of a pack, if there is time for that.
     fn rest_between_blocks(&self) {
-        if !self.is_journal_filling() {
-            // Halfway from what makes a round due to where appends are refused.
-            let Options { flush_bytes, unflushed_bytes_max, .. } = self.options;
-            self.unflushed.rest(u64::midpoint(flush_bytes, unflushed_bytes_max));
-        }
+        let Options { flush_bytes, unflushed_bytes_max, journal_slots_max, .. } = self.options;
+        // Halfway from what makes a round due to where appends are refused, or wait for a slot.
+        let waiting_max = u64::midpoint(flush_bytes, unflushed_bytes_max);
+        let used_max = f64::from(journal_slots_max) * 0.75;
+        let room = 1.0 - f64::from(self.supply.counts().used) / used_max;
+        self.unflushed.rest(waiting_max, room.max(0.0));
     }
 }
 
@@ -207,6 +214,9 @@ impl Flusher {
             unlisted: Vec::new(),
             round: None,
             has_copied: false,
+            collection: None,
+            is_tidy: false,
+            share: 0,
             failures: 0,
             last_round,
             answers: 0,
@@ -224,7 +234,7 @@ impl Flusher {
         while !shared.unflushed.is_closing() {
             shared.look_at_space();
             let waits = match self.step() {
-                Flushed::Worked if self.round.is_some() || self.has_copied => continue,
+                Flushed::Worked if self.has_more() => continue,
                 Flushed::Stopped => break,
                 // What a round that found nothing is due for may not be durable yet.
                 Flushed::Worked | Flushed::Idle => LOOK_EVERY,
@@ -248,15 +258,23 @@ impl Flusher {
         }
     }
 
-    /// Begins a round if one is due, or goes on with the one that is under way.
+    fn has_more(&self) -> bool {
+        self.round.is_some() || self.has_copied || self.collection.is_some() || !self.is_tidy
+    }
+
+    /// Goes on with the round that is under way, or with what is collected, or begins with what is due.
     pub(super) fn step(&mut self) -> Flushed {
         if self.shared.is_stopped() {
             return Flushed::Stopped;
         }
-        if self.round.is_none() && !self.is_due() {
-            return Flushed::Idle;
+        if self.round.is_some() {
+            return self.go_on();
         }
-        self.go_on()
+        let is_due = self.is_due();
+        if (self.collection.is_some() || !self.is_tidy) && (0 < self.share || !is_due) {
+            return self.go_on_collecting(DEAD_PERCENT);
+        }
+        if is_due { self.go_on() } else { Flushed::Idle }
     }
 
     /// Copies everything that is durable now, whether that is due or not.
@@ -268,15 +286,25 @@ impl Flusher {
         self.go_on()
     }
 
-    /// Collects the pack of which most is dead, however little that is; false if there is none, or
-    /// it failed.
+    /// Goes on with what is collected, or chooses the pack of which most is dead, however little that
+    /// is; false if there is none, it failed, or a round is under way.
     #[cfg(feature = "sim")]
     pub(super) fn force_collect(&mut self) -> bool {
-        !self.shared.is_stopped()
-            && self.collect(0).unwrap_or_else(|error| {
-                self.fail(&error);
-                false
-            })
+        self.round.is_none()
+            && !self.shared.is_stopped()
+            && self.go_on_collecting(0) == Flushed::Worked
+    }
+
+    /// Collects by one step.
+    fn go_on_collecting(&mut self, percent: u64) -> Flushed {
+        match self.collect(percent) {
+            Ok(true) => Flushed::Worked,
+            Ok(false) => {
+                self.is_tidy = true;
+                Flushed::Idle
+            }
+            Err(error) => self.fail(&error),
+        }
     }
 
     /// Whether a round is under way.
@@ -342,6 +370,8 @@ impl Flusher {
     fn begin_round(&mut self) -> Round {
         self.answers = self.shared.unflushed.asked();
         self.has_copied = false;
+        // At least one step of collecting.
+        self.share = 1;
         Round {
             below: self.shared.durable_block_no(),
             shard: 0,
@@ -355,9 +385,8 @@ impl Flusher {
     fn end_round(&mut self) -> Result<(), Error> {
         self.free_slots()?;
         self.shared.unflushed.answer(self.answers);
-        // What is to be copied comes first; but one pack is collected in every round.
-        while self.collect(DEAD_PERCENT)? && !self.is_due() {}
         self.renew_manifest()?;
+        self.is_tidy = false;
         self.failures = 0;
         self.last_round = self.shared.platform.clock.mono();
         Ok(())
@@ -597,6 +626,11 @@ impl Flusher {
         edits.extend(self.buried(&members));
         self.commit(&edits)?;
         self.unlisted.retain(|number| *number != pack.number());
+        self.share += bytes;
+        if let Some(collection) = &mut self.collection {
+            let buries = |member: &Member| Some((member.buries?, member.run_no));
+            collection.note_buried(members.iter().filter_map(buries));
+        }
         let forget = || {
             self.shared.unflushed.note_listed(bytes);
             for some in members.chunks(FORGET_AT_ONCE) {
@@ -684,7 +718,8 @@ impl Flusher {
         look(self.shared.shard(run_no.vshard()).lock().run(run_no))
     }
 
-    /// Gives the round up. The journal has everything; a full disk is waited for.
+    /// Gives the round up, and what is being collected: the journal has everything, and the packs are
+    /// still there. A full disk is waited for.
     fn fail(&mut self, error: &Error) -> Flushed {
         self.give_up();
         if self.shared.is_stopped() {
@@ -700,18 +735,25 @@ impl Flusher {
         Flushed::Failed
     }
 
-    /// Leaves the round, and the packs that are being written; nobody relies on them.
+    /// Leaves the round, what is being collected, and the packs that are being written; nobody relies on
+    /// them.
     fn give_up(&mut self) {
         self.round = None;
         self.shared.unflushed.note_given_up();
-        self.remove_unlisted(0);
+        if let Some(collection) = self.collection.take() {
+            self.spare(&collection);
+        }
+        self.is_tidy = true;
+        self.remove_unlisted();
     }
 
-    /// Removes the packs that were begun after so many others and are not listed. Once the store
-    /// has stopped it is not known what the manifest lists, and they stay for the next start.
-    pub(super) fn remove_unlisted(&mut self, after: usize) {
-        let numbers = self.unlisted.split_off(after.min(self.unlisted.len()));
-        for number in numbers.into_iter().filter(|_| !self.shared.is_stopped()) {
+    /// Removes the packs that were begun and are not listed. Once the store has stopped it is not known
+    /// what the manifest lists, and they stay for the next start.
+    pub(super) fn remove_unlisted(&mut self) {
+        for number in std::mem::take(&mut self.unlisted) {
+            if self.shared.is_stopped() {
+                continue;
+            }
             for path in [
                 file_name::pack_new(number),
                 file_name::pack_names_new(number),
@@ -732,56 +774,33 @@ mod tests {
     use super::*;
     use crate::{
         core::{Append, NewRecord},
-        engine::{
-            IfAbsent, Options, RunKey, Store,
-            open::{Parts, open_parts},
-            pool::Pool,
-        },
-        platform::sim::{self, SimClock, SimDisk},
+        engine::{IfAbsent, RunKey, scene::Scene},
+        platform::sim::SimDisk,
     };
-
-    fn parts(disk: &SimDisk) -> Parts {
-        let platform = sim::platform(disk, &SimClock::new(1), 1);
-        open_parts(platform, Options::new("simulated"), Pool::inline()).expect("opens")
-    }
 
     #[test]
     fn what_a_round_wrote_waits_no_more_and_what_it_gave_up_waits_again() {
-        let disk = SimDisk::new();
-        let Parts { shared, mut committer, mut flusher, opened, lock: _lock } = parts(&disk);
-        let store = Store::undriven(shared.clone(), opened);
-        let mut append = || {
-            let run = RunKey::new("run");
-            let records = vec![NewRecord::new("some")];
-            let append = Append { stream: "out".into(), records, ..Append::default() };
-            let mut appended = Box::pin(store.append(&run, append, IfAbsent::Create));
-            let mut context = Context::from_waker(Waker::noop());
-            assert!(appended.as_mut().poll(&mut context).is_pending());
-            shared.supply.step(&*shared.platform.vfs);
-            committer.step();
-            assert!(matches!(appended.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
-        };
+        let (mut scene, run) = (Scene::on(&SimDisk::new()), RunKey::new("run"));
+        scene.append(&run);
+        let shared = scene.flusher.shared.clone();
         let unflushed = &shared.unflushed;
-        append();
         let bytes = unflushed.bytes();
         assert_eq!(unflushed.unwritten(), bytes);
         // A round: its beginning, the run's state, its frames.
-        (0..3).for_each(|_| assert_eq!(flusher.force(), Flushed::Worked));
+        (0..3).for_each(|_| assert_eq!(scene.flusher.force(), Flushed::Worked));
         assert_eq!((unflushed.bytes(), unflushed.unwritten()), (bytes, 0));
-        flusher.give_up();
+        scene.flusher.give_up();
         assert_eq!((unflushed.bytes(), unflushed.unwritten()), (bytes, bytes));
-        while 0 < unflushed.bytes() {
-            assert_eq!(flusher.force(), Flushed::Worked);
-        }
-        append();
+        scene.copy();
+        scene.append(&run);
         assert_eq!(unflushed.unwritten(), unflushed.bytes());
     }
 
     #[test]
     fn states_that_rest_on_what_will_never_be_durable_are_not_copied() {
         let disk = SimDisk::new();
-        let Parts { shared, mut committer, mut flusher, opened, lock: _lock } = parts(&disk);
-        let store = Store::undriven(shared.clone(), opened);
+        let Scene { store, mut committer, mut flusher, .. } = Scene::on(&disk);
+        let shared = flusher.shared.clone();
         let run = RunKey::new("run");
         let append = || {
             let records = vec![NewRecord::new("some")];

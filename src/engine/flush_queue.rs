@@ -2,8 +2,8 @@
 //!
 //! Copying a round at once would take a processor from those who wait for an answer, for as long as the
 //! round lasts. So whoever copies rests after every block of a pack, the less the more waits meanwhile:
-//! it becomes as fast as what comes in. It does not rest while the journal fills, or while somebody waits
-//! for the round.
+//! it becomes as fast as what comes in. The fuller the journal, the less it rests, too; and not at all
+//! while somebody waits for the round.
 //!
 //! What it deliberately does not do: know what is copied, or in which order.
 
@@ -115,22 +115,23 @@ impl FlushQueue {
     }
 
     /// Rests for a moment: the shorter, the nearer what is still to be written into a pack is to
-    /// `waiting_max` bytes, and not at all while somebody waits for a round.
-    pub(super) fn rest(&self, waiting_max: u64) {
+    /// `waiting_max` bytes, or the less room there is in the journal, of 1; and not at all while somebody
+    /// waits for a round.
+    pub(super) fn rest(&self, waiting_max: u64, room: f64) {
         let mut state = self.state.lock();
-        let rest = self.rest_now(&state, waiting_max);
+        let rest = self.rest_now(&state, waiting_max, room);
         if REST_MIN <= rest {
             self.wake.wait_for(&mut state, rest);
         }
     }
 
-    fn rest_now(&self, state: &QueueState, waiting_max: u64) -> Duration {
+    fn rest_now(&self, state: &QueueState, waiting_max: u64, room: f64) -> Duration {
         let is_awaited = *self.rounds.borrow() < state.asked;
         if state.closing || is_awaited {
             return Duration::ZERO;
         }
         let left = waiting_max.saturating_sub(self.unwritten());
-        REST_MAX.mul_f64(left as f64 / waiting_max as f64)
+        REST_MAX.mul_f64(room.min(left as f64 / waiting_max as f64))
     }
 
     /// Waits until a round may be due, which one is that was asked for after `answered`; false when
@@ -149,7 +150,11 @@ mod tests {
     use super::*;
 
     fn rest(queue: &FlushQueue) -> Duration {
-        queue.rest_now(&queue.state.lock(), 100)
+        rest_with_room(queue, 1.0)
+    }
+
+    fn rest_with_room(queue: &FlushQueue, room: f64) -> Duration {
+        queue.rest_now(&queue.state.lock(), 100, room)
     }
 
     #[test]
@@ -158,6 +163,9 @@ mod tests {
         assert_eq!(rest(&queue), REST_MAX);
         queue.add(50);
         assert_eq!(rest(&queue), REST_MAX / 2);
+        assert_eq!(rest_with_room(&queue, 0.75), REST_MAX / 2);
+        assert_eq!(rest_with_room(&queue, 0.25), REST_MAX / 4, "the journal fills");
+        assert_eq!(rest_with_room(&queue, 0.0), Duration::ZERO);
         queue.add(50);
         assert_eq!(rest(&queue), Duration::ZERO);
         queue.add(1);

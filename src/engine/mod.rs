@@ -38,6 +38,8 @@ mod read;
 mod reader;
 mod request;
 mod rhythm;
+#[cfg(all(test, feature = "sim"))]
+mod scene;
 mod select;
 mod shard;
 mod shared;

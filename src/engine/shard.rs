@@ -229,9 +229,14 @@ impl Shard {
         run_no
     }
 
+    /// Whether somebody uses a run, or it has frames that are in no pack.
+    pub(super) fn is_in_use(&self, run_no: RunNo) -> bool {
+        self.runs.get(&run_no).is_some_and(|run| !run.is_at_rest())
+    }
+
     /// Gives a run up, if nobody uses it: it leaves memory, and is not brought in again.
     pub(super) fn doom(&mut self, run_no: RunNo) -> bool {
-        if self.runs.get(&run_no).is_some_and(|run| !run.is_at_rest()) {
+        if self.is_in_use(run_no) {
             return false;
         }
         self.remove(run_no);

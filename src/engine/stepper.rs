@@ -60,7 +60,8 @@ impl Stepper {
         self.flusher.force()
     }
 
-    /// Writes a pack again of which anything is dead; false if there is none, or it failed.
+    /// Goes on writing packs again of which anything is dead, by one segment; false if there is none, it
+    /// failed, or a pass over the frames in the journal is under way.
     pub fn collect(&mut self) -> bool {
         self.flusher.force_collect()
     }

@@ -226,7 +226,7 @@ fn go_on(disk: &SimDisk, past: &Past, seed: u64) -> &'static str {
     life.settle();
     stage = stage.or(struck_by("commands"));
     life.flush();
-    life.collect();
+    while life.collect() {}
     stage = stage.or(struck_by("copies"));
     let errors = life.take_errors();
     let is_io = |error: &Error| matches!(error, Error::Io { .. });
@@ -343,6 +343,7 @@ fn a_disk_that_fills_up_while_the_journal_is_copied_stops_nothing_and_nothing_is
             disk.set_capacity(None);
             life.settle();
             assert!(life.flush(), "history {seed}: it is copied when there is space");
+            while life.collect() {}
             assert!(!life.is_waiting() && life.take_errors().is_empty());
             let files = disk.files();
             let count = |start: &str| files.iter().filter(|path| path.starts_with(start)).count();

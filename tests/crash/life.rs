@@ -423,7 +423,8 @@ impl Life {
         }
     }
 
-    /// Lets the flusher collect the pack that is worth it most; false if none is.
+    /// Lets the flusher go on collecting, by one step; false if nothing is worth it, or a round is under
+    /// way.
     pub fn collect(&mut self) -> bool {
         let collected = self.stepper.collect();
         self.look();

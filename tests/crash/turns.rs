@@ -499,7 +499,9 @@ fn live(seed: u64, only: Option<u64>) -> (u64, u64) {
             let before = world.told.clone();
             match rng.below(10) {
                 0 => drop(world.stepper.flush()),
-                1 => drop(world.stepper.collect()),
+                1 => (0..rng.below(6)).for_each(|_| {
+                    world.stepper.collect();
+                }),
                 _ => drop(world.stepper.step()),
             }
             for point in disk.take_crash_points() {

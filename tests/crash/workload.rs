@@ -118,8 +118,10 @@ impl Workload {
             _ => {}
         }
         match self.rng.below(16) {
-            0 => drop(life.collect()),
-            1 => while life.collect() {},
+            0 | 1 => (0..self.rng.below(6)).for_each(|_| {
+                life.collect();
+            }),
+            2 if life.flush() => while life.collect() {},
             _ => {}
         }
         if self.rng.chance(1, 4) {
