@@ -88,7 +88,7 @@ fn add(number: &AtomicU64, count: u64) {
 #[test]
 fn no_line_is_lost_doubled_or_moved_while_the_server_is_killed_twenty_times() {
     let seed = seed();
-    println!("BRAIDLOG_TEST_SEED={seed}");
+    println!("repeat with: BRAIDLOG_TEST_SEED={seed} cargo test --all-features --test end_to_end");
     let text = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/prose.txt"));
     let text = text.expect("test data");
     let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
@@ -127,7 +127,7 @@ fn no_line_is_lost_doubled_or_moved_while_the_server_is_killed_twenty_times() {
 fn commands_that_append_one_line_each_outlast_kills() {
     const COMMANDS: u64 = 300;
     let seed = seed();
-    println!("BRAIDLOG_TEST_SEED={seed}");
+    println!("repeat with: BRAIDLOG_TEST_SEED={seed} cargo test --all-features --test end_to_end");
     let progress = Arc::new(Progress::default());
     let told = progress.clone();
     let _watchdog = Watchdog::start(LIMIT, move || format!("{} (seed {seed})", told.in_words()));

@@ -102,7 +102,7 @@ fn every_input_is_answered_exactly_once_while_workers_and_servers_are_killed() {
     let given = env::var("BRAIDLOG_TEST_SEED").ok();
     let seed = given
         .map_or_else(|| RandomState::new().hash_one(()), |seed| seed.parse().expect("a number"));
-    println!("BRAIDLOG_TEST_SEED={seed}");
+    println!("repeat with: BRAIDLOG_TEST_SEED={seed} cargo test --all-features --test under_fire");
     let progress = Arc::new(Progress::default());
     let told = progress.clone();
     let _watchdog = Watchdog::start(LIMIT, move || format!("{} (seed {seed})", told.in_words()));

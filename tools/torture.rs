@@ -179,6 +179,12 @@ fn repeat(args: &Args, seed: u64, seconds: u64, levels: &[Level]) -> String {
          --trials {}",
         args.trials
     );
+    if let Some(data_dir) = &args.data_dir {
+        command.push_str(&format!(" --data-dir {}", data_dir.display()));
+    }
+    if args.release {
+        command.push_str(" --release");
+    }
     for level in levels.iter().filter_map(|level| level.to_possible_value()) {
         command.push_str(" --level ");
         command.push_str(level.get_name());

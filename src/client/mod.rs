@@ -109,7 +109,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the server at `url`, such as `http://127.0.0.1:7411`. Must be called within a
+    /// A client of the server at `url`, such as `http://127.0.0.1:4480`. Must be called within a
     /// tokio runtime.
     ///
     /// # Errors

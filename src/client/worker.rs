@@ -24,12 +24,12 @@
 //! # async fn work() -> Result<(), braidlog::Error> {
 //! let client = Client::new("http://127.0.0.1:4480")?;
 //! let worker = Worker::new(client, "worker-1", ["greet"], WorkerOptions::default());
-//! while let Some(job) = worker.claim(Duration::from_secs(30)).await? {
+//! loop {
+//!     let Some(job) = worker.claim(Duration::from_secs(30)).await? else { continue };
 //!     let name = String::from_utf8_lossy(&job.run().spec.payload);
 //!     let turn = job.turn().append("out", format!("Hello, {name}"));
 //!     turn.complete("greeted").await?;
 //! }
-//! # Ok(())
 //! # }
 //! ```
 

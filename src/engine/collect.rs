@@ -7,16 +7,15 @@
 //! and only while nobody uses it. A deleted run leaves its mark behind for a day, and for as long
 //! as an older segment of it exists or the journal may still name it.
 //!
+//! A collection goes on segment by segment between rounds of copying, which come first; it has its share
+//! of the time when they follow each other closely. It rests as they do.
+//!
 //! What it deliberately does not do: hurry, or look at runs one by one: a pack is judged by what
 //! was noted of it, or by its directory. Readers of a pack that is dropped read on from the file
 //! they have open.
 
-//!
-//! A collection goes on segment by segment between rounds of copying, which come first; it has its share
-//! of the time when they follow each other closely. It rests as they do.
-
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -24,7 +23,13 @@ use super::flush::Flusher;
 use crate::{
     core::RunState,
     error::Error,
-    format::{file_name, frame::Chain, manifest::Edit, pack::PackKind, segment::SegmentHead},
+    format::{
+        file_name,
+        frame::Chain,
+        manifest::Edit,
+        pack::PackKind,
+        segment::{SegmentHead, SegmentTail},
+    },
     index::{Change, Position},
     manifest::LivePack,
     record::RunNo,
@@ -49,7 +54,8 @@ const LOOK_EVERY_MS: u64 = 60 * 60 * 1_000;
 const LOOKED_AT_ONCE: usize = 64;
 /// Bytes that looking at a segment counts as, of those that may be written again before a round's turn.
 const LOOK_WEIGHT: u64 = 4 << 10;
-/// Bytes of raw blocks that are kept of the packs that are gone through: a segment's, and a large one.
+/// Bytes of raw blocks that are kept of the packs that are gone through: the few that segments next to
+/// each other share. Those with the largest frames are read once more.
 const BLOCKS_BYTES: usize = 8 << 20;
 
 /// What is remembered of packs from one collection to the next.
@@ -81,15 +87,17 @@ impl Default for Expired {
 /// Packs that are being collected, segment by segment.
 pub(super) struct Collection {
     packs: Vec<Arc<Pack>>,
-    /// How many of them were begun with, and of the last one the segments that are not gone through yet,
-    /// the next one last.
+    /// How many of the packs were begun with.
     begun: usize,
+    /// Segments of the last one of these that are still to be looked at, the next one last.
     left: Vec<u32>,
     now_ms: u64,
     /// The pack that takes their place; none if nothing was kept yet.
     writer: Option<PackWriter>,
     /// Blocks that the next segments are read from: not for others, who hardly want them next.
     blocks: Blocks,
+    /// Runs of which a segment was kept that is not the last.
+    kept: HashSet<RunNo>,
     expired: Vec<RunNo>,
     /// What the index has of the expired ones.
     unlisted: Vec<Change>,
@@ -104,39 +112,66 @@ enum Lot {
     /// It does not count any more.
     Dead,
     /// Its run has expired, and nobody uses it; whether it is the run's last.
-    Expired {
-        is_last: bool,
-    },
-    Kept,
+    Expired { is_last: bool },
+    /// It is needed; whether it is the run's last.
+    Kept { is_last: bool },
+}
+
+/// What a look at the next segment of a collection came to.
+enum Found {
+    /// Nothing to write.
+    Nothing,
+    /// A segment that is needed.
+    Needed(SegmentTail, Vec<NewFrame>),
+    /// All segments were looked at.
+    End,
 }
 
 impl Flusher {
     /// Goes on with a collection, by one segment, or chooses what is worth it most of the packs of which
-    /// so much is dead; false if nothing is.
+    /// so much is dead; false if nothing is. Between rounds only: of packs that are not listed, there is
+    /// none but its own.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Stopped`]; the collection is then given up.
+    /// [`Error::Io`] of what is written, [`Error::Stopped`]; the collection is then given up. Packs that
+    /// cannot be read are left as they are.
     pub(super) fn collect(&mut self, percent: u64) -> Result<bool, Error> {
         let Some(mut collection) = self.collection.take() else {
             return Ok(self.choose(percent));
         };
-        let ended = match self.go_through(&mut collection) {
+        let ended = match self.look_at_next(&mut collection) {
+            Ok(Found::Nothing) => Ok(false),
+            Ok(Found::Needed(tail, frames)) => {
+                self.write_again(&mut collection, tail, &frames).map(|()| false)
+            }
+            Ok(Found::End) => self.replace(&mut collection).map(|()| true),
+            Err(error) => {
+                tracing::error!(%error, "what could be collected cannot be read");
+                self.leave_damaged(&collection);
+                Ok(true)
+            }
+        };
+        let told = match ended {
             Ok(false) => {
                 self.collection = Some(collection);
                 return Ok(true);
             }
             Ok(true) => Ok(true),
             Err(error @ Error::Corrupt(_)) => {
-                tracing::error!(%error, "what could be collected is damaged");
-                self.remove_unlisted();
-                self.diary.damaged.extend(collection.numbers());
-                // Others may be worth it.
+                tracing::error!(%error, "what was collected did not come back as it was written");
+                self.leave_damaged(&collection);
                 Ok(true)
             }
             Err(error) => Err(error),
         };
         self.spare(&collection);
-        ended
+        told
+    }
+
+    /// Leaves packs where they are. Others may be worth it.
+    fn leave_damaged(&mut self, collection: &Collection) {
+        self.remove_unlisted();
+        self.diary.damaged.extend(collection.numbers());
     }
 
     /// Ends what a collection began with runs that have expired, whatever has become of it.
@@ -153,8 +188,9 @@ impl Flusher {
         self.diary.note(&packs, now_ms);
         let shelf = self.shared.packs.shelf();
         let dead = packs.values().filter(|pack| self.diary.is_due(pack, percent, now_ms));
-        let most = dead.max_by_key(|pack| pack.dead_bytes * 100 / pack.listed.raw_bytes.max(1));
-        if let Some(pack) = most.and_then(|pack| shelf.pack(pack.listed.number)) {
+        let dead = dead.filter_map(|pack| Some((pack, shelf.pack(pack.listed.number)?)));
+        let share = |pack: &LivePack| pack.dead_bytes * 100 / pack.listed.raw_bytes.max(1);
+        if let Some((_, pack)) = dead.max_by_key(|(pack, _)| share(pack)) {
             self.collection = Some(Collection::new(vec![pack.clone()], now_ms));
             return true;
         }
@@ -177,7 +213,9 @@ impl Flusher {
 
     /// Whether enough of a pack can be given up for the rest to be written again, now that some of it has
     /// expired.
-    fn frees_enough(&self, pack: &Arc<Pack>, expired: &Expired, now_ms: u64) -> bool {
+    fn frees_enough(&mut self, pack: &Arc<Pack>, expired: &Expired, now_ms: u64) -> bool {
+        let looks = u64::from(pack.listed().segments) * LOOK_WEIGHT;
+        self.share = self.share.saturating_sub(looks);
         let is_old = expired.since_ms <= now_ms.saturating_sub(DEAD_MS_MAX);
         let half = pack.listed().raw_bytes * DEAD_PERCENT / 100;
         let freed_min = if is_old { 1 } else { half.max(1) };
@@ -185,7 +223,7 @@ impl Flusher {
             let mut freed = 0;
             for (entry, n) in pack.entries()?.zip(1..) {
                 let segment = Segment { pack: pack.clone(), entry: entry? };
-                if !matches!(self.lot(&segment, now_ms)?, Lot::Kept) {
+                if !matches!(self.lot(&segment, now_ms)?, Lot::Kept { .. }) {
                     freed += segment.entry.head.raw_bytes;
                 }
                 self.rest_from_looking(n);
@@ -218,33 +256,50 @@ impl Flusher {
         Some(many)
     }
 
-    /// Goes on with a collection by one segment; true if it has ended.
-    fn go_through(&mut self, collection: &mut Collection) -> Result<bool, Error> {
+    /// Looks at the next segment of a collection, and reads it if it is needed.
+    fn look_at_next(&mut self, collection: &mut Collection) -> Result<Found, Error> {
         let Some(n) = collection.left.pop() else {
             let Some(pack) = collection.packs.get(collection.begun) else {
-                return self.replace(collection).map(|()| true);
+                return Ok(Found::End);
             };
             collection.left = by_place(pack)?;
             collection.begun += 1;
-            return Ok(false);
+            return Ok(Found::Nothing);
         };
         let pack = collection.packs[collection.begun - 1].clone();
         let segment = Segment { entry: pack.entry_at(n as usize)?, pack };
         let SegmentHead { run_no, raw_bytes, .. } = segment.entry.head;
         self.share = self.share.saturating_sub(raw_bytes.max(LOOK_WEIGHT));
         self.rest_from_looking(collection.left.len());
-        match self.lot(&segment, collection.now_ms)? {
-            Lot::Expired { is_last } if self.shared.shard(run_no.vshard()).lock().doom(run_no) => {
+        let is_last = match self.lot(&segment, collection.now_ms)? {
+            Lot::Dead => {
+                collection.freed += raw_bytes;
+                return Ok(Found::Nothing);
+            }
+            // Without its last segment, what was kept of a run would be taken for all of it.
+            Lot::Expired { is_last }
+                if !(is_last && collection.kept.contains(&run_no))
+                    && self.shared.shard(run_no.vshard()).lock().doom(run_no) =>
+            {
                 collection.freed += raw_bytes;
                 collection.expired.push(run_no);
                 if is_last {
                     collection.unlisted.extend(unlisted(&segment, &collection.blocks));
                 }
+                return Ok(Found::Nothing);
             }
-            Lot::Dead => collection.freed += raw_bytes,
-            Lot::Expired { .. } | Lot::Kept => self.write_again(collection, &segment)?,
+            Lot::Expired { is_last } | Lot::Kept { is_last } => is_last,
+        };
+        if !is_last {
+            collection.kept.insert(run_no);
         }
-        Ok(false)
+        let tail = segment.tail(&collection.blocks)?;
+        let mut frames = Vec::new();
+        for part in &tail.parts {
+            let read = segment.read(part, &collection.blocks)?;
+            frames.extend(read.frames.into_iter().map(NewFrame::from));
+        }
+        Ok(Found::Needed(tail, frames))
     }
 
     fn rest_from_looking(&self, looked_at: usize) {
@@ -262,11 +317,11 @@ impl Flusher {
             return Ok(Lot::Dead);
         }
         let low = self.shared.manifest.lock().live().journal_low;
-        let last = counts.last().filter(|last| {
-            is_expired(&last.entry.head, now_ms) && last.entry.head.flushed.block_no < low
-        });
-        let Some(last) = last else { return Ok(Lot::Kept) };
+        let last = counts.last().expect("one of them is the segment");
         let is_last = last.is_same(segment);
+        if !is_expired(&last.entry.head, now_ms) || low <= last.entry.head.flushed.block_no {
+            return Ok(Lot::Kept { is_last });
+        }
         let is_alone = || {
             let mut all = shelf.named(name_hash)?;
             all.retain(|found| found.entry.head.run_no == run_no);
@@ -275,28 +330,27 @@ impl Flusher {
         // The last segment says that the run has expired, so it goes after all others.
         let may_go = (!is_last || is_alone()?)
             && !self.shared.shard(run_no.vshard()).lock().is_in_use(run_no);
-        Ok(if may_go { Lot::Expired { is_last } } else { Lot::Kept })
+        Ok(if may_go { Lot::Expired { is_last } } else { Lot::Kept { is_last } })
     }
 
     /// Writes a segment into the pack that takes the place of the collected ones.
-    fn write_again(&mut self, collection: &mut Collection, segment: &Segment) -> Result<(), Error> {
-        let Collection { packs, writer, blocks, .. } = collection;
-        let tail = segment.tail(blocks)?;
-        let mut frames = Vec::new();
-        for part in &tail.parts {
-            frames.extend(segment.read(part, blocks)?.frames.into_iter().map(NewFrame::from));
-        }
+    fn write_again(
+        &mut self,
+        collection: &mut Collection,
+        tail: SegmentTail,
+        frames: &[NewFrame],
+    ) -> Result<(), Error> {
         let chain = tail.parts.first().map(|part| part.records_chain);
         let again = NewSegment {
             head: tail.head,
             run_uid: tail.run_uid,
             records_chain: chain.unwrap_or(Chain(0)),
-            frames: &frames,
+            frames,
             state: tail.state,
         };
-        let writer = match writer {
+        let writer = match &mut collection.writer {
             Some(writer) => writer,
-            None => writer.insert(self.begin_pack(packs[0].listed().kind)?),
+            none => none.insert(self.begin_pack(collection.packs[0].listed().kind)?),
         };
         writer.add(again).map_err(|error| Self::pack_error(writer.number(), error))
     }
@@ -340,13 +394,16 @@ impl Flusher {
     fn dead_in(&self, pack: &Pack, runs: &BTreeSet<(u64, RunNo)>) -> u64 {
         let shelf = self.shared.packs.shelf();
         let of_run = |&(name_hash, run_no): &(u64, RunNo)| {
+            let mut here = pack.entries_of(name_hash).ok()?;
+            here.retain(|entry| entry.head.run_no == run_no);
+            if here.is_empty() {
+                return None;
+            }
             // What a damaged pack holds of the run is not known, and not counted.
             let counts = shelf.segments_of(name_hash, run_no).ok()?;
-            let counts =
-                |head: &SegmentHead| counts.iter().any(|segment| segment.entry.head == *head);
-            let heads = pack.entries_of(name_hash).ok()?.into_iter().map(|entry| entry.head);
-            let dead = heads.filter(|head| head.run_no == run_no && !counts(head));
-            Some(dead.map(|head| head.raw_bytes).sum::<u64>())
+            let counts = |head: &SegmentHead| counts.iter().any(|other| other.entry.head == *head);
+            let dead = here.iter().filter(|entry| !counts(&entry.head));
+            Some(dead.map(|entry| entry.head.raw_bytes).sum::<u64>())
         };
         runs.iter().filter_map(of_run).sum()
     }
@@ -361,6 +418,7 @@ impl Collection {
             left: Vec::new(),
             writer: None,
             blocks: Blocks::new(BLOCKS_BYTES),
+            kept: HashSet::new(),
             expired: Vec::new(),
             unlisted: Vec::new(),
             freed: 0,
@@ -373,8 +431,10 @@ impl Collection {
     }
 
     /// Notes that of these runs not all segments count any more that did.
-    pub(super) fn note_buried(&mut self, runs: impl IntoIterator<Item = (u64, RunNo)>) {
-        self.buried.extend(runs);
+    pub(super) fn note_buried(&mut self, runs: impl Iterator<Item = (u64, RunNo)>) {
+        let packs = &self.packs;
+        let is_here = |name_hash| packs.iter().any(|pack| pack.may_hold(name_hash));
+        self.buried.extend(runs.filter(|&(name_hash, _)| is_here(name_hash)));
     }
 }
 
@@ -443,15 +503,24 @@ fn expired_by_pack(shelf: &Shelf, now_ms: u64) -> BTreeMap<u64, Expired> {
 
 #[cfg(all(test, feature = "sim"))]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
-        engine::{RunKey, flush::Flushed, scene::Scene},
-        platform::sim::SimDisk,
+        engine::{Options, RunKey, flush::Flushed, scene::Scene},
+        platform::sim::{Call, Fault, SimDisk, What},
+        record::name_hash,
     };
+
+    /// A store that copies whatever there is.
+    fn often() -> Scene {
+        let options = Options { flush_bytes: 1, ..Options::new("simulated") };
+        Scene::with(&SimDisk::new(), options)
+    }
 
     /// A pack of three runs of which two are deleted, and the third, of which there is one segment.
     fn mostly_dead() -> (Scene, RunKey) {
-        let (mut scene, runs) = (Scene::on(&SimDisk::new()), ["a", "b", "c"].map(RunKey::new));
+        let (mut scene, runs) = (often(), ["a", "b", "c"].map(RunKey::new));
         runs.iter().for_each(|run| scene.append(run));
         scene.copy();
         let [one, other, kept] = runs;
@@ -494,17 +563,122 @@ mod tests {
 
     #[test]
     fn collecting_has_a_share_of_what_is_copied_and_then_a_round_its_turn() {
+        let steps = |scene: &mut Scene| {
+            let step = |_| {
+                assert_eq!(scene.flusher.step(), Flushed::Worked);
+                scene.flusher.is_under_way()
+            };
+            (0..5).map(step).collect::<Vec<bool>>()
+        };
         let (mut scene, kept) = mostly_dead();
         scene.append(&kept);
-        // From here on a round is always due.
-        let asked = || scene.flusher.shared.unflushed.ask();
-        asked();
         scene.flusher.share = 2 * LOOK_WEIGHT;
-        let steps = (0..5).map(|_| {
+        assert_eq!(steps(&mut scene), [false, false, false, false, true], "begins, opens, two");
+
+        let (mut scene, kept) = mostly_dead();
+        scene.append(&kept);
+        scene.flusher.share = 2 * LOOK_WEIGHT;
+        let _told = scene.flusher.shared.unflushed.ask();
+        assert_eq!(scene.flusher.step(), Flushed::Worked);
+        assert_eq!(scene.flusher.step(), Flushed::Worked);
+        assert_eq!(scene.flusher.share, 1);
+        assert_eq!(scene.flusher.step(), Flushed::Worked);
+        assert!(!scene.flusher.is_under_way(), "the one segment");
+        assert_eq!(scene.flusher.step(), Flushed::Worked);
+        assert!(scene.flusher.is_under_way(), "somebody waits for it");
+    }
+
+    #[test]
+    fn a_round_that_is_due_does_not_wait_because_nothing_is_worth_collecting() {
+        let (mut scene, run) = (often(), RunKey::new("run"));
+        for _ in 0..2 {
+            scene.append(&run);
             assert_eq!(scene.flusher.step(), Flushed::Worked);
-            scene.flusher.is_under_way()
-        });
-        let steps: Vec<bool> = steps.collect();
-        assert_eq!(steps, [false, false, false, false, true], "begins, opens, two, then a round");
+            assert!(scene.flusher.is_under_way());
+            while scene.flusher.is_under_way() {
+                assert_eq!(scene.flusher.step(), Flushed::Worked);
+            }
+        }
+    }
+
+    #[test]
+    fn packs_that_cannot_be_read_are_left_and_others_collected() {
+        let disk = SimDisk::new();
+        let mut scene = Scene::on(&disk);
+        for pair in [["a", "b"], ["c", "d"]] {
+            let [one, other] = pair.map(RunKey::new);
+            [&one, &other].iter().for_each(|run| scene.append(run));
+            scene.copy();
+            scene.delete(&one);
+            scene.copy();
+        }
+        let dead = |scene: &Scene| scene.packs().iter().filter(|(_, dead)| 0 < *dead).count();
+        assert_eq!(dead(&scene), 2);
+        // All directories are in memory: what is read next is a block.
+        scene.flusher.shared.packs.shelf().named(0).expect("readable");
+        disk.inject(Fault::new(Call::Read, What::Eio).on("packs/"));
+        while scene.flusher.force_collect() {}
+        assert_eq!((disk.faults_left(), dead(&scene)), (0, 1));
+        assert_eq!(scene.flusher.step(), Flushed::Idle, "it is not tried again");
+    }
+
+    #[test]
+    fn a_run_goes_as_a_whole_or_keeps_its_end_whenever_its_reader_leaves_while_its_pack_is_collected()
+     {
+        let (mut left, mut gone, mut steps) = (0, 0, 0);
+        loop {
+            let slot_bytes = 128 << 10;
+            let options =
+                Options { slot_bytes_first: slot_bytes, slot_bytes, ..Options::new("simulated") };
+            let mut scene = Scene::with(&SimDisk::new(), options);
+            let (run, other) = (RunKey::new("run"), RunKey::new("other"));
+            let collect = |scene: &mut Scene| {
+                while scene.flusher.force_collect() && scene.flusher.collection.is_none() {}
+                assert!(scene.flusher.collection.is_some());
+            };
+            scene.append(&run);
+            scene.copy();
+            scene.close(&run);
+            scene.copy();
+            for _ in 2..TOGETHER {
+                scene.append(&other);
+                scene.copy();
+            }
+            collect(&mut scene);
+            while scene.flusher.collection.is_some() {
+                assert!(scene.flusher.force_collect());
+            }
+            assert_eq!(scene.packs().len(), 1, "all of the run is in one pack");
+            let mut reader = Some(scene.follow(&run));
+            for _ in 1..TOGETHER {
+                // So much that the journal has left behind where the run was closed.
+                scene.append_record(&other, vec![b'x'; 64 << 10]);
+                scene.copy();
+            }
+            scene.clock.advance(Duration::from_hours(29 * 24));
+            collect(&mut scene);
+            for step in 0.. {
+                if step == steps {
+                    reader = None;
+                }
+                assert!(scene.flusher.force_collect());
+                if scene.flusher.collection.is_none() {
+                    break;
+                }
+            }
+            let shelf = scene.flusher.shared.packs.shelf();
+            let segments = shelf.named(name_hash(&run.namespace, &run.run_id)).expect("readable");
+            let ends = segments.iter().filter(|segment| is_expired(&segment.entry.head, u64::MAX));
+            match (segments.len(), ends.count()) {
+                (0, 0) => gone += 1,
+                (_, 1) => left += 1,
+                (some, _) => panic!("{some} segments and no end after step {steps}"),
+            }
+            if reader.is_some() {
+                break;
+            }
+            steps += 1;
+        }
+        assert!(0 < gone && 1 < left, "{gone} times nothing is left, {left} times the end");
     }
 }

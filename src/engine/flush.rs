@@ -6,7 +6,7 @@
 //! named, and listed by the manifest before anything relies on it; only then do the runs in it forget
 //! their places in the journal, and only then may a slot leave the journal. Reading back is left to a
 //! thread beside, while more is written. Both rest while there is time ([`flush_queue`](super::flush_queue)):
-//! a round is spread over the time until the next one.
+//! a round is spread over the time until the next one. Between rounds, packs are [collected](super::collect).
 //!
 //! A pack that cannot be written is given up and begun again under another number: the journal
 //! still has everything. An error of the manifest stops the store.
@@ -43,6 +43,8 @@ use crate::{
 
 /// Runs whose states are copied at once.
 const BATCH_RUNS: usize = 512;
+/// Of these, states that are copied before others may have the shard.
+const STATES_AT_ONCE: usize = 64;
 /// Bytes of frames that are copied at once, overrun by less than one frame: what one segment holds.
 const SEGMENT_BYTES: u64 = 32 << 20;
 /// Bytes of a run's frames from which on it has a file of its own.
@@ -55,6 +57,8 @@ const MERGED_BYTES_MIN: u64 = 16 << 10;
 const PROOF_SHARE: usize = 16;
 /// Raw bytes that are read back at once, at most.
 const PROOF_BYTES_MAX: usize = 16 << 20;
+/// Share of the journal's slots in use from which on copying does not rest any more.
+const USED_SHARE: f64 = 0.75;
 /// Runs that forget their places in the journal before copying rests.
 const FORGET_AT_ONCE: usize = 64;
 /// Packs that may fail one after the other before the store stops.
@@ -94,7 +98,7 @@ pub(super) struct Flusher {
     has_copied: bool,
     /// What is being collected, between rounds.
     pub(super) collection: Option<Collection>,
-    /// Whether it was found since the last round that nothing is worth collecting.
+    /// Whether there is nothing to collect until the next round.
     is_tidy: bool,
     /// Bytes that collecting may go through although a round is due: as many as the last round copied.
     pub(super) share: u64,
@@ -197,7 +201,7 @@ impl Shared {
         let Options { flush_bytes, unflushed_bytes_max, journal_slots_max, .. } = self.options;
         // Halfway from what makes a round due to where appends are refused, or wait for a slot.
         let waiting_max = u64::midpoint(flush_bytes, unflushed_bytes_max);
-        let used_max = f64::from(journal_slots_max) * 0.75;
+        let used_max = f64::from(journal_slots_max) * USED_SHARE;
         let room = 1.0 - f64::from(self.supply.counts().used) / used_max;
         self.unflushed.rest(waiting_max, room.max(0.0));
     }
@@ -215,7 +219,8 @@ impl Flusher {
             round: None,
             has_copied: false,
             collection: None,
-            is_tidy: false,
+            // A start has better things to do.
+            is_tidy: true,
             share: 0,
             failures: 0,
             last_round,
@@ -233,18 +238,19 @@ impl Flusher {
         let _stop = shared.stop_on_panic("the flusher panicked");
         while !shared.unflushed.is_closing() {
             shared.look_at_space();
-            let waits = match self.step() {
+            let (until_after, waits) = match self.step() {
                 Flushed::Worked if self.has_more() => continue,
                 Flushed::Stopped => break,
                 // What a round that found nothing is due for may not be durable yet.
-                Flushed::Worked | Flushed::Idle => LOOK_EVERY,
-                Flushed::Failed => RETRY_AFTER,
+                Flushed::Worked | Flushed::Idle => (self.answers, LOOK_EVERY),
+                // However many wait for it.
+                Flushed::Failed => (u64::MAX, RETRY_AFTER),
                 Flushed::Waits => {
                     self.wait_until_durable();
                     continue;
                 }
             };
-            if !shared.unflushed.wait(self.answers, waits) {
+            if !shared.unflushed.wait(until_after, waits) {
                 break;
             }
         }
@@ -258,8 +264,9 @@ impl Flusher {
         }
     }
 
+    /// Whether it is worth taking another step at once.
     fn has_more(&self) -> bool {
-        self.round.is_some() || self.has_copied || self.collection.is_some() || !self.is_tidy
+        self.round.is_some() || self.has_copied || self.collection.is_some()
     }
 
     /// Goes on with the round that is under way, or with what is collected, or begins with what is due.
@@ -271,10 +278,23 @@ impl Flusher {
             return self.go_on();
         }
         let is_due = self.is_due();
-        if (self.collection.is_some() || !self.is_tidy) && (0 < self.share || !is_due) {
-            return self.go_on_collecting(DEAD_PERCENT);
+        if self.is_asked() {
+            // Whoever asked waits for the round, and for one step of collecting at most.
+            self.share = self.share.min(1);
+        }
+        let may_collect = self.collection.is_some() || !self.is_tidy;
+        if may_collect && (0 < self.share || !is_due) {
+            let collected = self.go_on_collecting(DEAD_PERCENT);
+            if collected != Flushed::Idle {
+                return collected;
+            }
         }
         if is_due { self.go_on() } else { Flushed::Idle }
+    }
+
+    /// Whether a round was asked for that the last one does not answer.
+    fn is_asked(&self) -> bool {
+        self.answers < self.shared.unflushed.asked()
     }
 
     /// Copies everything that is durable now, whether that is due or not.
@@ -322,7 +342,7 @@ impl Flusher {
 
     fn is_due(&self) -> bool {
         let Shared { options, unflushed, platform, .. } = &*self.shared;
-        if self.answers < unflushed.asked() {
+        if self.is_asked() {
             return true;
         }
         let waited = platform.clock.mono().saturating_sub(self.last_round);
@@ -400,7 +420,8 @@ impl Flusher {
         {
             let mut shard = shard.lock();
             let left = BATCH_RUNS - round.batch.len();
-            let found: Vec<_> = shard.unflushed(round.next, round.below).take(left).collect();
+            let unflushed = shard.unflushed(round.next, round.below);
+            let found: Vec<_> = unflushed.take(left.min(STATES_AT_ONCE)).collect();
             match found.last() {
                 Some(&(block_no, run_no)) => round.next = (block_no, RunNo(run_no.0 + 1)),
                 None => (round.shard, round.next) = (round.shard + 1, (0, RunNo(0))),
@@ -725,7 +746,7 @@ impl Flusher {
         if self.shared.is_stopped() {
             return Flushed::Stopped;
         }
-        tracing::warn!(%error, "could not write a pack");
+        tracing::warn!(%error, "copying into a pack is given up");
         let is_full = matches!(error, Error::Io { source, .. } if is_full(source));
         self.failures += u32::from(!is_full);
         if FAILURES_MAX <= self.failures {
@@ -739,6 +760,8 @@ impl Flusher {
     /// them.
     fn give_up(&mut self) {
         self.round = None;
+        // Whoever asked for the round waits for the next one.
+        self.answers = self.shared.unflushed.answered();
         self.shared.unflushed.note_given_up();
         if let Some(collection) = self.collection.take() {
             self.spare(&collection);
@@ -769,13 +792,16 @@ impl Flusher {
 
 #[cfg(all(test, feature = "sim"))]
 mod tests {
-    use std::task::{Context, Poll, Waker};
+    use std::{
+        sync::atomic::{AtomicU32, Ordering},
+        task::{Context, Poll, Waker},
+    };
 
     use super::*;
     use crate::{
         core::{Append, NewRecord},
         engine::{IfAbsent, RunKey, scene::Scene},
-        platform::sim::SimDisk,
+        platform::sim::{Call, Fault, SimDisk, What},
     };
 
     #[test]
@@ -794,6 +820,41 @@ mod tests {
         scene.copy();
         scene.append(&run);
         assert_eq!(unflushed.unwritten(), unflushed.bytes());
+    }
+
+    #[test]
+    fn who_asked_for_a_round_that_failed_has_the_next_one() {
+        let disk = SimDisk::new();
+        let (mut scene, run) = (Scene::on(&disk), RunKey::new("run"));
+        scene.append(&run);
+        let (round, told) = scene.flusher.shared.unflushed.ask();
+        disk.inject(Fault::new(Call::Write, What::Enospc).on("tmp/"));
+        let mut step = || scene.flusher.step();
+        while step() == Flushed::Worked {}
+        assert_eq!((disk.faults_left(), *told.borrow()), (0, 0), "it has failed");
+        while step() == Flushed::Worked {}
+        assert_eq!(*told.borrow(), round);
+    }
+
+    #[test]
+    fn who_copies_rests_after_every_block_and_so_does_who_reads_it_back() {
+        let (mut scene, run) = (Scene::on(&SimDisk::new()), RunKey::new("run"));
+        let rests = Arc::new(AtomicU32::new(0));
+        let resting = rests.clone();
+        let rest = move || {
+            resting.fetch_add(1, Ordering::Relaxed);
+        };
+        // What is read back at once is less than the pack, and the rest of it at its end.
+        scene.flusher.prover = Prover::beside(100_000, Arc::new(rest));
+        for _ in 0..8 {
+            scene.append_record(&run, vec![b'x'; 40_000]);
+        }
+        scene.copy();
+        let shelf = scene.flusher.shared.packs.shelf();
+        let blocks: u32 = shelf.packs().map(|pack| pack.footer().blocks).sum();
+        assert!(3 < blocks, "{blocks}");
+        // Once more, when the run has forgotten its places in the journal.
+        assert_eq!(rests.load(Ordering::Relaxed), 2 * blocks + 1);
     }
 
     #[test]

@@ -109,6 +109,11 @@ impl FlushQueue {
         self.state.lock().asked
     }
 
+    /// The last round that was asked for and is done.
+    pub(super) fn answered(&self) -> u64 {
+        *self.rounds.borrow()
+    }
+
     /// Notes that the rounds are done that were asked for up to this one.
     pub(super) fn answer(&self, answered: u64) {
         self.rounds.send_replace(answered);
@@ -126,8 +131,7 @@ impl FlushQueue {
     }
 
     fn rest_now(&self, state: &QueueState, waiting_max: u64, room: f64) -> Duration {
-        let is_awaited = *self.rounds.borrow() < state.asked;
-        if state.closing || is_awaited {
+        if state.closing || self.answered() < state.asked {
             return Duration::ZERO;
         }
         let left = waiting_max.saturating_sub(self.unwritten());

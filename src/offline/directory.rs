@@ -71,7 +71,7 @@ pub enum LookError {
         first_seq: Seq,
     },
     /// There is no such file of a store, or it ends before the place that is asked for.
-    #[error("no such place: {name:?}; `verify` and `records --places` name places as FILE@OFFSET")]
+    #[error("no such place: {name:?}; `verify` and `records --where` name places as FILE@OFFSET")]
     NoFile {
         /// The file.
         name: String,

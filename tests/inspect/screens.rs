@@ -21,7 +21,7 @@ pub(crate) const COMMANDS: [(&str, &str); 44] = [
     ("runs-show-json", "runs show closed --json"),
     ("streams", "streams both"),
     ("streams-json", "streams both --json"),
-    ("records", "records both --places"),
+    ("records", "records both --where"),
     ("records-json", "records trimmed --json"),
     ("records-hex", "records late out --index 0..2 --format hex"),
     ("segments", "segments"),

@@ -166,7 +166,8 @@ fn every_log_explains_all_that_anybody_was_told_although_the_server_is_killed_ag
     let kills = number("BRAIDLOG_KILLS").unwrap_or(100);
     let seed = number("BRAIDLOG_TEST_SEED").unwrap_or_else(|| RandomState::new().hash_one(()));
     println!(
-        "repeat with: BRAIDLOG_TEST_SEED={seed} BRAIDLOG_KILLS={kills} cargo test --test kill"
+        "repeat with: BRAIDLOG_TEST_SEED={seed} BRAIDLOG_KILLS={kills} \
+         cargo test --all-features --test kill"
     );
     let progress = Arc::new(Progress::default());
     let told = progress.clone();

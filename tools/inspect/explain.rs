@@ -15,7 +15,7 @@ use crate::{
 /// What the bytes at a place mean, field by field
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// FILE@OFFSET, as `verify` and `records --places` name it
+    /// FILE@OFFSET, as `verify` and `records --where` name it
     #[arg(value_name = "FILE@OFFSET")]
     place: String,
 }
