@@ -58,7 +58,7 @@ const PROOF_SHARE: usize = 16;
 /// Raw bytes that are read back at once, at most.
 const PROOF_BYTES_MAX: usize = 16 << 20;
 /// Share of the journal's slots in use from which on copying does not rest any more.
-const USED_SHARE: f64 = 0.75;
+const USED_SHARE: f64 = 0.5;
 /// Runs that forget their places in the journal before copying rests.
 const FORGET_AT_ONCE: usize = 64;
 /// Packs that may fail one after the other before the store stops.

@@ -24,8 +24,8 @@ pub struct Options {
     /// Slots the journal may have, besides the one that a start of the store adds.
     pub journal_slots_max: u32,
     /// Bytes of frames in the journal after which they are copied into packs, at a pace that reaches its
-    /// full speed halfway from here to [`unflushed_bytes_max`](Self::unflushed_bytes_max), or with three
-    /// quarters of the journal's slots in use.
+    /// full speed halfway from here to [`unflushed_bytes_max`](Self::unflushed_bytes_max), or with half
+    /// of the journal's slots in use.
     pub flush_bytes: u64,
     /// Bytes of frames that may wait to be copied into packs; further appends are refused until
     /// some are. Also what of them may be in memory.
