@@ -57,8 +57,6 @@ const MERGED_BYTES_MIN: u64 = 16 << 10;
 const PROOF_SHARE: usize = 16;
 /// Raw bytes that are read back at once, at most.
 const PROOF_BYTES_MAX: usize = 16 << 20;
-/// Share of the journal's slots in use from which on copying does not rest any more.
-const USED_SHARE: f64 = 0.5;
 /// Runs that forget their places in the journal before copying rests.
 const FORGET_AT_ONCE: usize = 64;
 /// Packs that may fail one after the other before the store stops.
@@ -193,16 +191,20 @@ struct Source {
 impl Shared {
     /// Whether so much of the journal is taken that copying out of it is urgent.
     fn is_journal_filling(&self) -> bool {
-        self.options.journal_slots_max / 2 < self.supply.counts().used
+        self.slots_calm() < self.supply.counts().used
+    }
+
+    /// Slots that may be in use before copying is urgent: half of them.
+    fn slots_calm(&self) -> u32 {
+        self.options.journal_slots_max / 2
     }
 
     /// Lets others go first after a block of a pack, if there is time for that.
     fn rest_between_blocks(&self) {
-        let Options { flush_bytes, unflushed_bytes_max, journal_slots_max, .. } = self.options;
-        // Halfway from what makes a round due to where appends are refused, or wait for a slot.
+        let Options { flush_bytes, unflushed_bytes_max, .. } = self.options;
+        // Halfway from what makes a round due to where appends are refused.
         let waiting_max = u64::midpoint(flush_bytes, unflushed_bytes_max);
-        let used_max = f64::from(journal_slots_max) * USED_SHARE;
-        let room = 1.0 - f64::from(self.supply.counts().used) / used_max;
+        let room = 1.0 - f64::from(self.supply.counts().used) / f64::from(self.slots_calm());
         self.unflushed.rest(waiting_max, room.max(0.0));
     }
 }
