@@ -158,19 +158,18 @@ impl Committer {
     fn wait_for_slot(&mut self) -> Progress {
         match self.supply.wait() {
             SupplyState::Settled | SupplyState::Making => Progress::Worked,
-            SupplyState::DiskFull if self.shared.queue.is_closing() => {
-                self.give_up(&Error::DiskFull)
-            }
-            SupplyState::JournalFull if self.shared.queue.is_closing() => {
-                self.give_up(&Error::ShuttingDown)
+            // The same answer for both: among the queued are those who only ask, and whoever repeats an
+            // append is told that the disk is full before anything is queued.
+            SupplyState::DiskFull | SupplyState::JournalFull if self.shared.queue.is_closing() => {
+                self.give_up()
             }
             SupplyState::DiskFull | SupplyState::JournalFull => Progress::Worked,
         }
     }
 
     /// Ends without a place for what is still queued.
-    fn give_up(&mut self, error: &Error) -> Progress {
-        self.shared.queue.end(error);
+    fn give_up(&mut self) -> Progress {
+        self.shared.queue.end(&Error::ShuttingDown);
         self.finish();
         Progress::Stopped
     }

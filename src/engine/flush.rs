@@ -882,9 +882,9 @@ mod tests {
         while flusher.force() == Flushed::Worked {}
         assert_eq!(flusher.force(), Flushed::Waits, "for what is in flight");
         // As when the store is closed on a full disk: nothing that is queued is written any more.
-        shared.queue.end(&Error::DiskFull);
+        shared.queue.end(&Error::ShuttingDown);
         let told = in_flight.as_mut().poll(&mut context);
-        assert!(matches!(told, Poll::Ready(Err(Error::DiskFull))));
+        assert!(matches!(told, Poll::Ready(Err(Error::ShuttingDown))));
         assert_eq!(flusher.force(), Flushed::Stopped);
         assert!(!disk.files().iter().any(|path| path.starts_with("packs/")));
     }
