@@ -513,14 +513,17 @@ mod tests {
     };
 
     /// A store that copies whatever there is.
-    fn often() -> Scene {
-        let options = Options { flush_bytes: 1, ..Options::new("simulated") };
-        Scene::with(&SimDisk::new(), options)
+    fn often(disk: &SimDisk) -> Scene {
+        Scene::with(disk, Options { flush_bytes: 1, ..Options::new("simulated") })
+    }
+
+    fn mostly_dead() -> (Scene, RunKey) {
+        mostly_dead_on(&SimDisk::new())
     }
 
     /// A pack of three runs of which two are deleted, and the third, of which there is one segment.
-    fn mostly_dead() -> (Scene, RunKey) {
-        let (mut scene, runs) = (often(), ["a", "b", "c"].map(RunKey::new));
+    fn mostly_dead_on(disk: &SimDisk) -> (Scene, RunKey) {
+        let (mut scene, runs) = (often(disk), ["a", "b", "c"].map(RunKey::new));
         runs.iter().for_each(|run| scene.append(run));
         scene.copy();
         let [one, other, kept] = runs;
@@ -590,7 +593,7 @@ mod tests {
 
     #[test]
     fn a_round_that_is_due_does_not_wait_because_nothing_is_worth_collecting() {
-        let (mut scene, run) = (often(), RunKey::new("run"));
+        let (mut scene, run) = (often(&SimDisk::new()), RunKey::new("run"));
         for _ in 0..2 {
             scene.append(&run);
             assert_eq!(scene.flusher.step(), Flushed::Worked);
@@ -620,6 +623,64 @@ mod tests {
         while scene.flusher.force_collect() {}
         assert_eq!((disk.faults_left(), dead(&scene)), (0, 1));
         assert_eq!(scene.flusher.step(), Flushed::Idle, "it is not tried again");
+    }
+
+    #[test]
+    fn packs_stay_if_what_is_written_of_them_does_not_come_back() {
+        let disk = SimDisk::new();
+        let (mut scene, _) = mostly_dead_on(&disk);
+        let before = scene.packs();
+        let files = disk.files();
+        disk.inject(Fault::new(Call::Sync, What::SyncLies).on("tmp/"));
+        while scene.flusher.force_collect() {}
+        assert_eq!((disk.faults_left(), scene.packs()), (0, before));
+        assert_eq!(disk.files(), files, "nothing is left of the new one");
+        assert!(!scene.flusher.force_collect(), "it is not tried again");
+    }
+
+    /// A store with a run that has expired, alone in a pack that the journal has left behind.
+    fn expired() -> Scene {
+        let slot_bytes = 128 << 10;
+        let options =
+            Options { slot_bytes_first: slot_bytes, slot_bytes, ..Options::new("simulated") };
+        let mut scene = Scene::with(&SimDisk::new(), options);
+        let (run, other) = (RunKey::new("run"), RunKey::new("other"));
+        scene.append(&run);
+        scene.close(&run);
+        scene.copy();
+        for _ in 0..3 {
+            scene.append_record(&other, vec![b'x'; 64 << 10]);
+        }
+        scene.copy();
+        scene.clock.advance(Duration::from_hours(29 * 24));
+        scene
+    }
+
+    #[test]
+    fn no_run_stays_doomed_when_collecting_is_given_up() {
+        let mut scene = expired();
+        let doomed = |scene: &Scene| {
+            scene.flusher.collection.as_ref().and_then(|one| one.expired.first().copied())
+        };
+        while doomed(&scene).is_none() {
+            assert!(scene.flusher.force_collect());
+        }
+        let run_no = doomed(&scene).expect("just seen");
+        let shared = scene.flusher.shared.clone();
+        let is_doomed = || shared.shard(run_no.vshard()).lock().is_doomed(run_no);
+        assert!(is_doomed());
+        scene.flusher.give_up();
+        assert!(!is_doomed());
+    }
+
+    #[test]
+    fn looking_whether_enough_has_expired_is_part_of_the_share() {
+        let mut scene = expired();
+        scene.flusher.share = 3 * LOOK_WEIGHT;
+        while scene.flusher.collection.is_none() {
+            assert!(scene.flusher.force_collect());
+        }
+        assert_eq!(scene.flusher.share, 2 * LOOK_WEIGHT, "one segment was looked at");
     }
 
     #[test]

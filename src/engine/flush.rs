@@ -760,7 +760,7 @@ impl Flusher {
 
     /// Leaves the round, what is being collected, and the packs that are being written; nobody relies on
     /// them.
-    fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         self.round = None;
         // Whoever asked for the round waits for the next one.
         self.answers = self.shared.unflushed.answered();

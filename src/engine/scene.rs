@@ -89,7 +89,8 @@ impl Scene {
         let tail = pin!(self.store.tail(Query::run(run.clone())));
         match tail.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(tail)) => tail,
-            _ => panic!("the run is not there"),
+            Poll::Ready(Err(error)) => panic!("{error}"),
+            Poll::Pending => panic!("the run is not in memory"),
         }
     }
 

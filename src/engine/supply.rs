@@ -185,6 +185,7 @@ impl Supply {
     }
 
     /// Makes the slot that is wanted; false if none is, or none can be now.
+    #[cfg(feature = "sim")]
     pub(super) fn step(&self, vfs: &dyn Vfs) -> bool {
         self.make(vfs, &|_| {})
     }
