@@ -36,16 +36,26 @@ fn blocks(body: impl Fn(u64) -> Vec<u8>) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn report(name: &str, blocks: &[Vec<u8>], mut compress: impl FnMut(&[u8]) -> Vec<u8>) {
+fn report(
+    name: &str,
+    blocks: &[Vec<u8>],
+    mut compress: impl FnMut(&[u8]) -> Vec<u8>,
+    mut decompress: impl FnMut(&[u8]) -> Vec<u8>,
+) {
     let raw: usize = blocks.iter().map(Vec::len).sum();
-    let stored: usize = blocks.iter().map(|block| compress(block).len()).sum();
+    let stored: Vec<Vec<u8>> = blocks.iter().map(|block| compress(block)).collect();
+    let back = speed(raw, || stored.iter().for_each(|block| drop(black_box(decompress(block)))));
+    let there = speed(raw, || blocks.iter().for_each(|block| drop(black_box(compress(block)))));
+    let ratio = raw as f64 / stored.iter().map(Vec::len).sum::<usize>() as f64;
+    println!("  {name:8} ratio {ratio:5.2}   {there:5.0} MB/s, and back {back:5.0} MB/s");
+}
+
+/// Megabytes a second of something that goes through so many raw bytes.
+fn speed(raw: usize, mut work: impl FnMut()) -> f64 {
     let rounds = TOTAL_BYTES.div_ceil(raw);
     let begin = Instant::now();
-    for _ in 0..rounds {
-        blocks.iter().for_each(|block| drop(black_box(compress(block))));
-    }
-    let speed = (rounds * raw) as f64 / begin.elapsed().as_secs_f64() / 1e6;
-    println!("  {name:8} ratio {:5.2}   {speed:5.0} MB/s", raw as f64 / stored as f64);
+    (0..rounds).for_each(|_| work());
+    (rounds * raw) as f64 / begin.elapsed().as_secs_f64() / 1e6
 }
 
 fn main() {
@@ -65,11 +75,16 @@ fn main() {
         [("JSON chunks", blocks(chunk)), ("lines of text", blocks(|n| line(n).into()))]
     {
         println!("{name}:");
-        report("lz4", &blocks, lz4_flex::block::compress);
-        for level in [1, 2, 3, 4, 5, 6, 9] {
+        let size = BLOCK_BYTES + 512;
+        report("lz4", &blocks, lz4_flex::block::compress, |block| {
+            lz4_flex::block::decompress(block, size).expect("compressed")
+        });
+        for level in [-20, -5, -1, 1, 2, 3, 4, 5, 6, 9] {
             let mut zstd = zstd::bulk::Compressor::new(level).expect("tables");
-            report(&format!("zstd {level}"), &blocks, |block| {
-                zstd.compress(block).expect("compressed")
+            let mut back = zstd::bulk::Decompressor::new().expect("tables");
+            let compress = |block: &[u8]| zstd.compress(block).expect("compressed");
+            report(&format!("zstd {level}"), &blocks, compress, |block| {
+                back.decompress(block, size).expect("compressed")
             });
         }
     }

@@ -304,7 +304,7 @@ impl Flusher {
 
     fn rest_from_looking(&self, looked_at: usize) {
         if looked_at.is_multiple_of(LOOKED_AT_ONCE) {
-            self.prover.rest();
+            self.prover.pace().rest();
         }
     }
 

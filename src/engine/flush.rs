@@ -38,7 +38,7 @@ use crate::{
     platform::{is_full, os},
     record::{Index, RunNo, Seq},
     sabotage::{self, Bug},
-    segment::{NewFrame, NewSegment, Pack, PackWriter, Prover, Segment},
+    segment::{NewFrame, NewSegment, Pace, Pack, PackWriter, Prover, Segment},
 };
 
 /// Runs whose states are copied at once.
@@ -199,13 +199,26 @@ impl Shared {
         self.options.journal_slots_max / 2
     }
 
-    /// Lets others go first after a block of a pack, if there is time for that.
-    fn rest_between_blocks(&self) {
-        let Options { flush_bytes, unflushed_bytes_max, .. } = self.options;
-        // Halfway from what makes a round due to where appends are refused.
-        let waiting_max = u64::midpoint(flush_bytes, unflushed_bytes_max);
-        let room = 1.0 - f64::from(self.supply.counts().used) / f64::from(self.slots_calm());
-        self.unflushed.rest(waiting_max, room.max(0.0));
+    /// Bytes that may wait to be written before copying is urgent: halfway from what makes a round due to
+    /// where appends are refused.
+    fn waiting_calm(&self) -> u64 {
+        u64::midpoint(self.options.flush_bytes, self.options.unflushed_bytes_max)
+    }
+
+    /// Share of the slots that may be in use before copying is urgent that is not.
+    fn room(&self) -> f64 {
+        let used = f64::from(self.supply.counts().used) / f64::from(self.slots_calm());
+        (1.0 - used).max(0.0)
+    }
+}
+
+impl Pace for Shared {
+    fn rest(&self) {
+        self.unflushed.rest(self.waiting_calm(), self.room());
+    }
+
+    fn has_haste(&self) -> bool {
+        self.unflushed.has_haste(self.waiting_calm(), self.room())
     }
 }
 
@@ -234,9 +247,7 @@ impl Flusher {
     /// Takes steps until the store closes or stops.
     pub(super) fn run(mut self) {
         let shared = self.shared.clone();
-        let resting = shared.clone();
-        let rest = Arc::new(move || resting.rest_between_blocks());
-        self.prover = Prover::beside(proof_bytes(&shared.options), rest);
+        self.prover = Prover::beside(proof_bytes(&shared.options), shared.clone());
         let _stop = shared.stop_on_panic("the flusher panicked");
         while !shared.unflushed.is_closing() {
             shared.look_at_space();
@@ -661,7 +672,7 @@ impl Flusher {
                     let bytes = self.shared.shard(run_no.vshard()).lock().flushed_to(run_no, until);
                     self.shared.unflushed.remove(bytes);
                 }
-                self.prover.rest();
+                self.prover.pace().rest();
             }
         };
         if sabotage::is(Bug::ForgetBeforeShelf) {
@@ -803,8 +814,27 @@ mod tests {
     use crate::{
         core::{Append, NewRecord},
         engine::{IfAbsent, RunKey, scene::Scene},
+        format::compress::Codec,
         platform::sim::{Call, Fault, SimDisk, What},
+        record::name_hash,
     };
+
+    /// Counts the rests, and makes haste with every second block.
+    #[derive(Default)]
+    struct Changing {
+        rests: AtomicU32,
+        blocks: AtomicU32,
+    }
+
+    impl Pace for Changing {
+        fn rest(&self) {
+            self.rests.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn has_haste(&self) -> bool {
+            self.blocks.fetch_add(1, Ordering::Relaxed) % 2 == 1
+        }
+    }
 
     #[test]
     fn what_a_round_wrote_waits_no_more_and_what_it_gave_up_waits_again() {
@@ -841,13 +871,9 @@ mod tests {
     #[test]
     fn who_copies_rests_after_every_block_and_so_does_who_reads_it_back() {
         let (mut scene, run) = (Scene::on(&SimDisk::new()), RunKey::new("run"));
-        let rests = Arc::new(AtomicU32::new(0));
-        let resting = rests.clone();
-        let rest = move || {
-            resting.fetch_add(1, Ordering::Relaxed);
-        };
+        let pace = Arc::new(Changing::default());
         // What is read back at once is less than the pack, and the rest of it at its end.
-        scene.flusher.prover = Prover::beside(100_000, Arc::new(rest));
+        scene.flusher.prover = Prover::beside(100_000, pace.clone());
         for _ in 0..8 {
             scene.append_record(&run, vec![b'x'; 40_000]);
         }
@@ -856,9 +882,30 @@ mod tests {
         let blocks: u32 = shelf.packs().map(|pack| pack.footer().blocks).sum();
         assert!(3 < blocks, "{blocks}");
         // Once more, when the run has forgotten its places in the journal.
-        assert_eq!(rests.load(Ordering::Relaxed), 2 * blocks + 1);
+        assert_eq!(pace.rests.load(Ordering::Relaxed), 2 * blocks + 1);
     }
 
+    #[test]
+    fn blocks_are_compressed_fast_while_there_is_haste_and_well_while_there_is_none() {
+        let disk = SimDisk::new();
+        let (mut scene, run) = (Scene::on(&disk), RunKey::new("run"));
+        scene.flusher.prover = Prover::beside(usize::MAX, Arc::new(Changing::default()));
+        for _ in 0..8 {
+            scene.append_record(&run, vec![b'x'; 65_000]);
+        }
+        scene.copy();
+        let shared = &scene.flusher.shared;
+        let segments = shared.packs.shelf().named(name_hash(&run.namespace, &run.run_id));
+        let [segment] = &segments.expect("readable")[..] else { panic!("one segment") };
+        let pack = file_name::pack(segment.pack.number());
+        let file = disk.read_file(pack.as_str()).expect("a pack");
+        let parts = segment.tail(&shared.blocks).expect("readable").parts;
+        let codecs: Vec<u8> = parts.iter().map(|part| file[part.block as usize + 8]).collect();
+        let expected = [Codec::Zstd, Codec::Lz4].map(Codec::number).repeat(codecs.len() / 2);
+        assert_eq!((codecs.len(), &codecs), (4, &expected));
+        let read = |part| segment.read(part, &shared.blocks).expect("readable").frames.len();
+        assert_eq!(parts.iter().map(read).sum::<usize>(), 9, "a run and its records");
+    }
     #[test]
     fn states_that_rest_on_what_will_never_be_durable_are_not_copied() {
         let disk = SimDisk::new();

@@ -21,5 +21,5 @@ pub use blocks::Blocks;
 pub use pack::{Pack, Segment};
 pub use packs::{Packs, Shelf, names_bytes, read_names};
 pub use part::PartFrames;
-pub use proof::{Prover, Rest};
+pub use proof::{Pace, Prover};
 pub use writer::{NewFrame, NewSegment, PackWriter};

@@ -34,12 +34,29 @@ pub struct Prover {
     tasks: Option<SyncSender<Task>>,
     /// Raw bytes that are read back at once, overrun by less than one block.
     enough: usize,
-    /// Called after every block, written or read back.
-    rest: Rest,
+    pace: Arc<dyn Pace>,
 }
 
-/// Gives the processor to others for a moment, or returns at once.
-pub type Rest = Arc<dyn Fn() + Send + Sync>;
+/// How fast packs are written and read back.
+pub trait Pace: Send + Sync {
+    /// Gives the processor to others for a moment, or returns at once. Called after every block, written
+    /// or read back.
+    fn rest(&self);
+
+    /// Whether a block is to be compressed fast rather than well.
+    fn has_haste(&self) -> bool;
+}
+
+/// No rests, and no haste.
+struct Steady;
+
+impl Pace for Steady {
+    fn rest(&self) {}
+
+    fn has_haste(&self) -> bool {
+        false
+    }
+}
 
 /// Blocks of a pack that are written, and not read back yet.
 pub(super) struct Unproven {
@@ -77,23 +94,24 @@ pub(super) enum Proof {
 }
 
 impl Prover {
-    /// Packs are read back by who writes them, whenever `enough` raw bytes were written. Nobody rests.
+    /// Packs are read back by who writes them, whenever `enough` raw bytes were written. Nobody rests, and
+    /// nobody makes haste.
     pub fn inline(enough: usize) -> Self {
-        Self { tasks: None, enough, rest: Arc::new(|| {}) }
+        Self { tasks: None, enough, pace: Arc::new(Steady) }
     }
 
-    /// Packs are read back by a thread of their own; without one, as [`inline`](Self::inline). It calls
-    /// `rest` after every block, and so does the writer.
-    pub fn beside(enough: usize, rest: Rest) -> Self {
+    /// Packs are read back by a thread of their own; without one, as [`inline`](Self::inline). It has
+    /// the pace of the writer.
+    pub fn beside(enough: usize, pace: Arc<dyn Pace>) -> Self {
         let (tasks, queue) = mpsc::sync_channel(QUEUE_MAX);
-        let resting = rest.clone();
-        let thread = os::spawn_behind("braidlog-prove", move || work(&queue, &resting));
-        Self { tasks: thread.is_ok().then_some(tasks), enough, rest }
+        let own = pace.clone();
+        let thread = os::spawn_behind("braidlog-prove", move || work(&queue, &*own));
+        Self { tasks: thread.is_ok().then_some(tasks), enough, pace }
     }
 
-    /// Rests, if there is time: after a block, or as much of other work.
-    pub fn rest(&self) {
-        (self.rest)();
+    /// How fast packs are written that are read back this way.
+    pub fn pace(&self) -> &dyn Pace {
+        &*self.pace
     }
 
     /// Whether it is worth reading so many raw bytes back.
@@ -103,19 +121,19 @@ impl Prover {
 
     /// Has blocks read back.
     pub(super) fn prove(&self, blocks: Unproven) -> Proof {
-        let Some(tasks) = &self.tasks else { return Proof::Done(blocks.prove(&self.rest)) };
+        let Some(tasks) = &self.tasks else { return Proof::Done(blocks.prove(&*self.pace)) };
         let (told, proof) = mpsc::channel();
         match tasks.send(Task { blocks, told }) {
             Ok(()) => Proof::Pending(proof),
-            Err(mpsc::SendError(task)) => Proof::Done(task.blocks.prove(&self.rest)),
+            Err(mpsc::SendError(task)) => Proof::Done(task.blocks.prove(&*self.pace)),
         }
     }
 }
 
-fn work(queue: &Receiver<Task>, rest: &Rest) {
+fn work(queue: &Receiver<Task>, pace: &dyn Pace) {
     while let Ok(Task { blocks, told }) = queue.recv() {
         // Whoever gave the pack up does not wait for it.
-        let _ = told.send(blocks.prove(rest));
+        let _ = told.send(blocks.prove(pace));
     }
 }
 
@@ -136,7 +154,7 @@ impl Proof {
 }
 
 impl Unproven {
-    fn prove(&self, rest: &Rest) -> Result<(), Error> {
+    fn prove(&self, pace: &dyn Pace) -> Result<(), Error> {
         if sabotage::is(Bug::TrustPackWrites) {
             return Ok(());
         }
@@ -153,7 +171,7 @@ impl Unproven {
             let place = BlockPlace { salt: self.salt, number: self.number, position };
             check_block(&place, &bytes, segments)
                 .map_err(|damage| corruption(&self.path, position, damage))?;
-            rest();
+            pace.rest();
         }
         Ok(())
     }

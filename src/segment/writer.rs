@@ -66,6 +66,8 @@ pub struct PackWriter {
     header: PackHeader,
     prover: Prover,
     compressor: Compressor,
+    /// For blocks that are written in haste.
+    hasty: Compressor,
     /// The block that is being filled.
     raw: Vec<u8>,
     described: Vec<Described>,
@@ -105,6 +107,7 @@ impl PackWriter {
             file,
             prover,
             compressor: Compressor::new(codec),
+            hasty: Compressor::new(codec.hasty()),
             raw: Vec::new(),
             described: Vec::new(),
             open_entries: 0,
@@ -218,7 +221,11 @@ impl PackWriter {
         let position = self.position();
         let PackHeader { salt, number, .. } = self.header;
         let place = BlockPlace { salt, number, position };
-        let Self { raw, compressor, scratch, out, .. } = self;
+        let Self { raw, scratch, out, .. } = self;
+        let compressor = match self.prover.pace().has_haste() {
+            true => &mut self.hasty,
+            false => &mut self.compressor,
+        };
         let block_len = pack::encode_block(&place, raw, compressor, scratch, out);
         for part in parts.iter_mut().rev().take_while(|part| part.block == 0) {
             (part.block, part.block_len) = (position, block_len);
@@ -239,7 +246,7 @@ impl PackWriter {
         if is_enough {
             self.prove();
         }
-        self.prover.rest();
+        self.prover.pace().rest();
         Ok(())
     }
 
