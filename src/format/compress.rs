@@ -33,9 +33,9 @@ impl Codec {
         }
     }
 
-    /// Codec for when blocks come in faster than this one compresses them. LZ4 takes two thirds of the
-    /// time of zstd, and half of it to read; zstd's own faster levels take as long on short records
-    /// (`cargo bench --bench compression`).
+    /// Codec for when blocks come in faster than this one compresses them. LZ4 takes three quarters of the
+    /// time of zstd, and half of it when the block is read back; levels of zstd that are as fast make it
+    /// larger, and are read more slowly (`cargo bench --bench compression`).
     #[must_use]
     pub fn hasty(self) -> Self {
         match self {
