@@ -35,7 +35,8 @@ pub(super) struct SettingsArgs {
     /// none]
     #[arg(long, value_name = "BYTES")]
     retain_bytes: Option<String>,
-    /// How to compress packs: none, lz4 or zstd (lz4 while zstd would be outrun) [env: BRAIDLOG_COMPRESSION] [default: zstd]
+    /// How to compress packs: none, lz4 or zstd (lz4 while appends would outrun it) [env:
+    /// BRAIDLOG_COMPRESSION] [default: zstd]
     #[arg(long, value_name = "CODEC")]
     compression: Option<String>,
     /// Memory for recent records, for readers at the tail [env: BRAIDLOG_RING_BYTES] [default:

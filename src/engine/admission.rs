@@ -59,7 +59,8 @@ impl DiskGauge {
         }
     }
 
-    fn has_room(&self, purpose: Purpose) -> bool {
+    /// Whether there is space for this.
+    pub(super) fn has_room(&self, purpose: Purpose) -> bool {
         match self.0.load(Ordering::Relaxed) {
             NOTHING_YET | ENOUGH => true,
             NO_RUNS => purpose < Purpose::Create,

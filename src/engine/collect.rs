@@ -350,7 +350,11 @@ impl Flusher {
         };
         let writer = match &mut collection.writer {
             Some(writer) => writer,
-            none => none.insert(self.begin_pack(collection.packs[0].listed().kind)?),
+            none => {
+                let kind = collection.packs[0].listed().kind;
+                // What is written again stays for long: it is worth the time.
+                none.insert(self.begin_pack(kind, self.prover.unhurried())?)
+            }
         };
         writer.add(again).map_err(|error| Self::pack_error(writer.number(), error))
     }

@@ -159,7 +159,7 @@ impl Committer {
         match self.supply.wait() {
             SupplyState::Settled | SupplyState::Making => Progress::Worked,
             // The same answer for both: among the queued are those who only ask, and whoever repeats an
-            // append is told that the disk is full before anything is queued.
+            // append when the store is back is told at admission that the disk is full.
             SupplyState::DiskFull | SupplyState::JournalFull if self.shared.queue.is_closing() => {
                 self.give_up()
             }

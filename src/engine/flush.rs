@@ -6,7 +6,8 @@
 //! named, and listed by the manifest before anything relies on it; only then do the runs in it forget
 //! their places in the journal, and only then may a slot leave the journal. Reading back is left to a
 //! thread beside, while more is written. Both rest while there is time ([`flush_queue`](super::flush_queue)):
-//! a round is spread over the time until the next one. Between rounds, packs are [collected](super::collect).
+//! a round is spread over the time until the next one. When there is none, blocks are compressed fast
+//! rather than well, unless space is short. Between rounds, packs are [collected](super::collect).
 //!
 //! A pack that cannot be written is given up and begun again under another number: the journal
 //! still has everything. An error of the manifest stops the store.
@@ -17,6 +18,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
+    admission::Purpose,
     collect::{Collection, DEAD_PERCENT, Diary},
     options::Options,
     select::read_entry,
@@ -205,7 +207,7 @@ impl Shared {
         u64::midpoint(self.options.flush_bytes, self.options.unflushed_bytes_max)
     }
 
-    /// Share of the slots that may be in use before copying is urgent that is not.
+    /// Of the slots that may be in use before copying is urgent, the share that is free.
     fn room(&self) -> f64 {
         let used = f64::from(self.supply.counts().used) / f64::from(self.slots_calm());
         (1.0 - used).max(0.0)
@@ -217,15 +219,29 @@ impl Pace for Shared {
         self.unflushed.rest(self.waiting_calm(), self.room());
     }
 
+    /// Not while space is short: the packs would be larger.
     fn has_haste(&self) -> bool {
-        self.unflushed.has_haste(self.waiting_calm(), self.room())
+        let is_late = self.is_journal_filling() || self.unflushed.is_behind(self.waiting_calm());
+        is_late && self.disk.has_room(Purpose::Create)
+    }
+}
+
+/// The pace of a store whose steps the caller takes: without rests.
+struct Restless(Arc<Shared>);
+
+impl Pace for Restless {
+    fn rest(&self) {}
+
+    fn has_haste(&self) -> bool {
+        self.0.has_haste()
     }
 }
 
 impl Flusher {
     pub(super) fn new(shared: Arc<Shared>, pack_next: u64) -> Self {
         let last_round = shared.platform.clock.mono();
-        let prover = Prover::inline(proof_bytes(&shared.options));
+        let pace = Arc::new(Restless(shared.clone()));
+        let prover = Prover::inline(proof_bytes(&shared.options), pace);
         Self {
             shared,
             pack_next,
@@ -459,11 +475,12 @@ impl Flusher {
         let (bytes, has_earlier) = self
             .with_run(snapshot.run_no, |run| (run.unflushed_bytes, 0 < run.published.flushed()));
         let mut own = match OWN_PACK_BYTES <= bytes {
-            true => Some(OpenPack::new(self.begin_pack(PackKind::Own)?)),
+            true => Some(OpenPack::new(self.begin_pack(PackKind::Own, self.prover.clone())?)),
             false => None,
         };
         if own.is_none() && round.pack.is_none() {
-            round.pack = Some(OpenPack::new(self.begin_pack(PackKind::Shared)?));
+            round.pack =
+                Some(OpenPack::new(self.begin_pack(PackKind::Shared, self.prover.clone())?));
         }
         let is_deleted = snapshot.state.deleted_ms.is_some();
         let merged = match has_earlier && !is_deleted {
@@ -582,7 +599,11 @@ impl Flusher {
         }
     }
 
-    pub(super) fn begin_pack(&mut self, kind: PackKind) -> Result<PackWriter, Error> {
+    pub(super) fn begin_pack(
+        &mut self,
+        kind: PackKind,
+        prover: Prover,
+    ) -> Result<PackWriter, Error> {
         let Shared { platform, options, store_uuid, .. } = &*self.shared;
         let number = self.pack_next;
         self.pack_next += 1;
@@ -594,7 +615,7 @@ impl Flusher {
             salt: platform.random_u64(),
             created_ms: self.shared.now_ms(),
         };
-        PackWriter::create(&*platform.vfs, header, options.codec, self.prover.clone())
+        PackWriter::create(&*platform.vfs, header, options.codec, prover)
             .map_err(|error| Self::pack_error(number, error))
     }
 
@@ -815,9 +836,21 @@ mod tests {
         core::{Append, NewRecord},
         engine::{IfAbsent, RunKey, scene::Scene},
         format::compress::Codec,
-        platform::sim::{Call, Fault, SimDisk, What},
+        platform::{
+            Space,
+            sim::{Call, Fault, SimDisk, What},
+        },
         record::name_hash,
     };
+
+    fn has_haste(scene: &Scene) -> bool {
+        let prover = &scene.flusher.prover;
+        assert!(!prover.unhurried().pace().has_haste());
+        prover.pace().has_haste()
+    }
+
+    /// Where a block's header says its codec (`format::pack`).
+    const CODEC_AT: usize = 8;
 
     /// Counts the rests, and makes haste with every second block.
     #[derive(Default)]
@@ -900,12 +933,48 @@ mod tests {
         let pack = file_name::pack(segment.pack.number());
         let file = disk.read_file(pack.as_str()).expect("a pack");
         let parts = segment.tail(&shared.blocks).expect("readable").parts;
-        let codecs: Vec<u8> = parts.iter().map(|part| file[part.block as usize + 8]).collect();
+        let codecs: Vec<u8> =
+            parts.iter().map(|part| file[part.block as usize + CODEC_AT]).collect();
         let expected = [Codec::Zstd, Codec::Lz4].map(Codec::number).repeat(codecs.len() / 2);
         assert_eq!((codecs.len(), &codecs), (4, &expected));
         let read = |part| segment.read(part, &shared.blocks).expect("readable").frames.len();
         assert_eq!(parts.iter().map(read).sum::<usize>(), 9, "a run and its records");
     }
+    #[test]
+    fn there_is_haste_while_copying_is_behind_or_the_journal_fills_and_space_is_not_short() {
+        let options = Options {
+            flush_bytes: 16 << 10,
+            unflushed_bytes_max: 64 << 10,
+            ..Options::new("simulated")
+        };
+        let (mut scene, run) = (Scene::with(&SimDisk::new(), options), RunKey::new("run"));
+        scene.append_record(&run, vec![b'x'; 30_000]);
+        assert!(!has_haste(&scene));
+        scene.append_record(&run, vec![b'x'; 10_000]);
+        assert!(has_haste(&scene), "halfway from 16 to 64 KiB, but for an eighth");
+        let disk = &scene.flusher.shared.disk;
+        disk.note(Space { free: 1 << 20, total: 1 << 30 }, 1 << 20);
+        assert!(!has_haste(&scene), "space is short");
+        disk.note(Space { free: 1 << 30, total: 1 << 30 }, 1 << 20);
+        assert!(has_haste(&scene));
+        scene.copy();
+        assert!(!has_haste(&scene));
+
+        let slot_bytes = 128 << 10;
+        let options = Options {
+            journal_slots_max: 4,
+            slot_bytes_first: slot_bytes,
+            slot_bytes,
+            ..Options::new("simulated")
+        };
+        let mut scene = Scene::with(&SimDisk::new(), options);
+        while scene.flusher.shared.supply.counts().used < 3 {
+            assert!(!has_haste(&scene));
+            scene.append_record(&run, vec![b'x'; 30_000]);
+        }
+        assert!(has_haste(&scene), "three of four slots are in use");
+    }
+
     #[test]
     fn states_that_rest_on_what_will_never_be_durable_are_not_copied() {
         let disk = SimDisk::new();

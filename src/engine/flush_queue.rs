@@ -25,8 +25,8 @@ use crate::{
 const REST_MAX: Duration = Duration::from_millis(4);
 /// A shorter rest is not worth the call.
 const REST_MIN: Duration = Duration::from_micros(100);
-/// Share of the longest rest below which whoever copies makes haste: it would copy some 100 MiB a second.
-const HASTE_BELOW: f64 = 0.125;
+/// Share of what may wait from which on whoever copies makes haste: rests are half a millisecond there.
+const HASTE_FROM: f64 = 0.875;
 
 /// How much waits to be copied, and who waits for it.
 #[derive(Default)]
@@ -137,18 +137,13 @@ impl FlushQueue {
         if state.closing || self.answered() < state.asked {
             return Duration::ZERO;
         }
-        REST_MAX.mul_f64(self.leisure(waiting_max, room))
-    }
-
-    /// Whether what comes in is about to outrun who copies it, whoever waits for a round.
-    pub(super) fn has_haste(&self, waiting_max: u64, room: f64) -> bool {
-        self.leisure(waiting_max, room) < HASTE_BELOW
-    }
-
-    /// Share of the longest rest that there is time for.
-    fn leisure(&self, waiting_max: u64, room: f64) -> f64 {
         let left = waiting_max.saturating_sub(self.unwritten());
-        room.min(left as f64 / waiting_max as f64)
+        REST_MAX.mul_f64(room.min(left as f64 / waiting_max as f64))
+    }
+
+    /// Whether what comes in is about to outrun who copies it, when `waiting_max` bytes are urgent.
+    pub(super) fn is_behind(&self, waiting_max: u64) -> bool {
+        HASTE_FROM * waiting_max as f64 <= self.unwritten() as f64
     }
 
     /// Waits until a round may be due, which one is that was asked for after `answered`; false when
@@ -198,7 +193,6 @@ mod tests {
 
         let (round, _told) = queue.ask();
         assert_eq!(rest(&queue), Duration::ZERO, "somebody waits for a round");
-        assert!(!queue.has_haste(100, 1.0), "and has the time that it takes");
         queue.answer(round);
         assert_eq!(rest(&queue), REST_MAX / 2);
         queue.close();
@@ -206,14 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn copying_makes_haste_before_it_is_outrun_or_the_journal_full() {
+    fn copying_is_behind_before_it_is_outrun() {
         let queue = FlushQueue::default();
         queue.add(87);
-        assert!(!queue.has_haste(100, 1.0));
-        assert!(queue.has_haste(100, 0.12), "the journal fills");
+        let _told = queue.ask();
+        assert!(!queue.is_behind(100), "whoever waits for a round has the time that it takes");
         queue.add(1);
-        assert!(queue.has_haste(100, 1.0));
+        assert!(queue.is_behind(100));
         queue.note_written(1);
-        assert!(!queue.has_haste(100, 1.0), "what is in a pack does not wait");
+        assert!(!queue.is_behind(100), "what is in a pack does not wait");
     }
 }

@@ -41,7 +41,8 @@ pub struct Options {
     pub disk_reserve_bytes: u64,
     /// Bytes of a pack at which the next one is begun.
     pub pack_bytes: u64,
-    /// How packs are compressed.
+    /// How packs are compressed: zstd gives way to lz4, block by block, while appends are about to outrun
+    /// copying; the others never give way.
     pub codec: Codec,
     /// Bytes of the states of runs that are kept in memory; those of runs at rest are given up
     /// beyond it. Split evenly over 16 shards.

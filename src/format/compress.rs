@@ -1,6 +1,6 @@
 //! Compression of blocks: never of single records, which do not compress.
 //!
-//! What it deliberately does not do: choose. The caller says which codec; a block that does not get
+//! What it deliberately does not do: choose. The caller says which codec, and when it has haste; a block that does not get
 //! smaller is stored as it is.
 
 use std::cell::RefCell;
@@ -33,9 +33,10 @@ impl Codec {
         }
     }
 
-    /// Codec for when blocks come in faster than this one compresses them. LZ4 takes three quarters of the
-    /// time of zstd, and half of it when the block is read back; levels of zstd that are as fast make it
-    /// larger, and are read more slowly (`cargo bench --bench compression`).
+    /// Codec for when blocks come in faster than this one compresses them: LZ4 for zstd. It takes three
+    /// quarters of the time, and half of it when the block is read back; JSON chunks get 3.8 times smaller
+    /// instead of 5.4, text 2.2 instead of 3.0. Levels of zstd that are as fast give larger blocks than
+    /// LZ4 (`cargo bench --bench compression`).
     #[must_use]
     pub fn hasty(self) -> Self {
         match self {
@@ -166,6 +167,7 @@ mod tests {
             assert_eq!(decompress(used, stored, raw.len() + 1), Err(Damage::ContentCrc));
             assert_eq!(decompress(used, stored, raw.len() - 1), Err(Damage::ContentCrc));
         }
+        assert_eq!(CODECS.map(Codec::hasty), [Codec::None, Codec::Lz4, Codec::Lz4]);
         assert_eq!(Codec::from_number(3), Err(Damage::Unknown { what: "codec", found: 3 }));
     }
 }

@@ -24,7 +24,7 @@
 //!                96 28 zero            124 4 crc of 0..124
 //! ```
 //! Small segments share blocks, so that runs of a few hundred bytes compress like the text they are
-//! part of. A block's raw payload says by itself which segments it describes: a directory that is
+//! part of. Blocks of one pack may be of several codecs. A block's raw payload says by itself which segments it describes: a directory that is
 //! damaged can be rebuilt from the blocks.
 //!
 //! The bloom filter stands once more in a small file beside the pack, so that of a pack that is gone

@@ -45,7 +45,7 @@ use crate::{
     platform::{Platform, os},
     record::{RunNo, RunUid, Seq, name_hash},
     recovery,
-    segment::{NewFrame, NewSegment, PackWriter, Prover},
+    segment::{NewFrame, NewSegment, PackWriter, Prover, Steady},
 };
 
 /// Bytes of frames that one segment holds, overrun by less than one frame.
@@ -259,7 +259,7 @@ impl NewStore {
                 created_ms: self.platform.clock.wall_ms(),
             };
             self.pack_next += 1;
-            let prover = Prover::inline(PROOF_BYTES);
+            let prover = Prover::inline(PROOF_BYTES, Arc::new(Steady));
             self.pack = Some(PackWriter::create(&*self.platform.vfs, header, self.codec, prover)?);
         }
         Ok(self.pack.as_mut().expect("begun above"))

@@ -1,6 +1,7 @@
 //! Packs: the permanent home of frames, immutable files of compressed blocks.
 //!
-//! A [`PackWriter`] makes a pack, and a [`Prover`] reads it back before anybody may rely on it; a [`Pack`] is
+//! A [`PackWriter`] makes a pack, and a [`Prover`] reads it back before anybody may rely on it, both at a
+//! [`Pace`]; a [`Pack`] is
 //! one that is alive; [`Packs`] are all of them, and the only answer to where a run's earlier frames
 //! are; [`Blocks`] keeps blocks that were read.
 //!
@@ -11,6 +12,7 @@
 //! run's state holds.
 
 mod blocks;
+mod pace;
 mod pack;
 mod packs;
 mod part;
@@ -18,8 +20,9 @@ mod proof;
 mod writer;
 
 pub use blocks::Blocks;
+pub use pace::{Pace, Steady};
 pub use pack::{Pack, Segment};
 pub use packs::{Packs, Shelf, names_bytes, read_names};
 pub use part::PartFrames;
-pub use proof::{Pace, Prover};
+pub use proof::Prover;
 pub use writer::{NewFrame, NewSegment, PackWriter};

@@ -9,7 +9,10 @@
 
 use std::{io, sync::Arc};
 
-use super::pack::corruption;
+use super::{
+    pace::{Pace, Unhurried},
+    pack::corruption,
+};
 use crate::{
     error::Error,
     format::{
@@ -35,27 +38,6 @@ pub struct Prover {
     /// Raw bytes that are read back at once, overrun by less than one block.
     enough: usize,
     pace: Arc<dyn Pace>,
-}
-
-/// How fast packs are written and read back.
-pub trait Pace: Send + Sync {
-    /// Gives the processor to others for a moment, or returns at once. Called after every block, written
-    /// or read back.
-    fn rest(&self);
-
-    /// Whether a block is to be compressed fast rather than well.
-    fn has_haste(&self) -> bool;
-}
-
-/// No rests, and no haste.
-struct Steady;
-
-impl Pace for Steady {
-    fn rest(&self) {}
-
-    fn has_haste(&self) -> bool {
-        false
-    }
 }
 
 /// Blocks of a pack that are written, and not read back yet.
@@ -94,10 +76,9 @@ pub(super) enum Proof {
 }
 
 impl Prover {
-    /// Packs are read back by who writes them, whenever `enough` raw bytes were written. Nobody rests, and
-    /// nobody makes haste.
-    pub fn inline(enough: usize) -> Self {
-        Self { tasks: None, enough, pace: Arc::new(Steady) }
+    /// Packs are read back by who writes them, whenever `enough` raw bytes were written.
+    pub fn inline(enough: usize, pace: Arc<dyn Pace>) -> Self {
+        Self { tasks: None, enough, pace }
     }
 
     /// Packs are read back by a thread of their own; without one, as [`inline`](Self::inline). It has
@@ -107,6 +88,12 @@ impl Prover {
         let own = pace.clone();
         let thread = os::spawn_behind("braidlog-prove", move || work(&queue, &*own));
         Self { tasks: thread.is_ok().then_some(tasks), enough, pace }
+    }
+
+    /// The same, for packs that are written without haste.
+    #[must_use]
+    pub fn unhurried(&self) -> Self {
+        Self { pace: Arc::new(Unhurried(self.pace.clone())), ..self.clone() }
     }
 
     /// How fast packs are written that are read back this way.
