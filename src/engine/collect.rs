@@ -8,7 +8,7 @@
 //! as an older segment of it exists or the journal may still name it.
 //!
 //! A collection goes on segment by segment between rounds of copying, which come first; it has its share
-//! of the time when they follow each other closely. It rests as they do.
+//! of the time when they follow each other closely. It rests as they do, but compresses without haste.
 //!
 //! What it deliberately does not do: hurry, or look at runs one by one: a pack is judged by what
 //! was noted of it, or by its directory. Readers of a pack that is dropped read on from the file

@@ -372,3 +372,44 @@ fn payload_max(remaining: u64) -> usize {
 }
 
 const _: () = assert!(VSHARDS.is_power_of_two(), "vshards map to shards by remainder");
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::{
+        core::{Append, NewRecord},
+        engine::{IfAbsent, Options, RunKey, scene::Scene},
+        platform::sim::{Call, Fault, SimDisk, What},
+    };
+
+    #[test]
+    fn who_is_queued_when_a_store_is_closed_on_a_full_disk_is_told_that_it_shuts_down() {
+        let (disk, slot_bytes) = (SimDisk::new(), 128 << 10);
+        let options =
+            Options { slot_bytes_first: slot_bytes, slot_bytes, ..Options::new("simulated") };
+        let (mut scene, run) = (Scene::with(&disk, options), RunKey::new("run"));
+        scene.append(&run);
+        let shared = scene.flusher.shared.clone();
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            let records = vec![NewRecord::new(vec![b'x'; 30_000])];
+            let append = Append { stream: "out".into(), records, ..Append::default() };
+            let mut append = Box::pin(scene.store.append(&run, append, IfAbsent::Create));
+            assert!(append.as_mut().poll(&mut context).is_pending());
+            if scene.committer.step() != Progress::WaitsForSlot {
+                assert!(matches!(append.as_mut().poll(&mut context), Poll::Ready(Ok(_))));
+                continue;
+            }
+            disk.inject(Fault::new(Call::Write, What::Enospc).on("journal").lasting());
+            shared.supply.step(&*shared.platform.vfs);
+            assert_eq!(scene.committer.wait_for_slot(), Progress::Worked, "there may be space");
+            shared.close();
+            assert_eq!(scene.committer.wait_for_slot(), Progress::Stopped);
+            let told = append.as_mut().poll(&mut context);
+            assert!(matches!(told, Poll::Ready(Err(Error::ShuttingDown))));
+            break;
+        }
+    }
+}

@@ -835,7 +835,7 @@ mod tests {
     use crate::{
         core::{Append, NewRecord},
         engine::{IfAbsent, RunKey, scene::Scene},
-        format::compress::Codec,
+        format::{compress::Codec, segment::Part},
         platform::{
             Space,
             sim::{Call, Fault, SimDisk, What},
@@ -851,6 +851,24 @@ mod tests {
 
     /// Where a block's header says its codec (`format::pack`).
     const CODEC_AT: usize = 8;
+
+    /// The one segment of a run, its parts, and the codecs of their blocks.
+    fn codecs(scene: &Scene, disk: &SimDisk, run: &RunKey) -> (Segment, Vec<Part>, Vec<u8>) {
+        let shared = &scene.flusher.shared;
+        let segments = shared.packs.shelf().named(name_hash(&run.namespace, &run.run_id));
+        let mut segments = segments.expect("readable");
+        let segment = segments.pop().filter(|_| segments.is_empty()).expect("one segment");
+        let pack = file_name::pack(segment.pack.number());
+        let file = disk.read_file(pack.as_str()).expect("a pack");
+        let parts = segment.tail(&shared.blocks).expect("readable").parts;
+        let block = |part: &Part| match part.block {
+            // That of the description.
+            0 => segment.entry.block,
+            other => other,
+        };
+        let codecs = parts.iter().map(|part| file[block(part) as usize + CODEC_AT]).collect();
+        (segment, parts, codecs)
+    }
 
     /// Counts the rests, and makes haste with every second block.
     #[derive(Default)]
@@ -927,19 +945,38 @@ mod tests {
             scene.append_record(&run, vec![b'x'; 65_000]);
         }
         scene.copy();
-        let shared = &scene.flusher.shared;
-        let segments = shared.packs.shelf().named(name_hash(&run.namespace, &run.run_id));
-        let [segment] = &segments.expect("readable")[..] else { panic!("one segment") };
-        let pack = file_name::pack(segment.pack.number());
-        let file = disk.read_file(pack.as_str()).expect("a pack");
-        let parts = segment.tail(&shared.blocks).expect("readable").parts;
-        let codecs: Vec<u8> =
-            parts.iter().map(|part| file[part.block as usize + CODEC_AT]).collect();
+        let (segment, parts, codecs) = codecs(&scene, &disk, &run);
         let expected = [Codec::Zstd, Codec::Lz4].map(Codec::number).repeat(codecs.len() / 2);
         assert_eq!((codecs.len(), &codecs), (4, &expected));
-        let read = |part| segment.read(part, &shared.blocks).expect("readable").frames.len();
+        let blocks = &scene.flusher.shared.blocks;
+        let read = |part| segment.read(part, blocks).expect("readable").frames.len();
         assert_eq!(parts.iter().map(read).sum::<usize>(), 9, "a run and its records");
     }
+    #[test]
+    fn what_is_collected_is_compressed_well_whatever_haste_there_is() {
+        struct Hasty;
+
+        impl Pace for Hasty {
+            fn rest(&self) {}
+
+            fn has_haste(&self) -> bool {
+                true
+            }
+        }
+
+        let disk = SimDisk::new();
+        let (mut scene, run, other) = (Scene::on(&disk), RunKey::new("run"), RunKey::new("other"));
+        scene.flusher.prover = Prover::inline(usize::MAX, Arc::new(Hasty));
+        scene.append_record(&run, vec![b'x'; 10_000]);
+        scene.append(&other);
+        scene.copy();
+        assert_eq!(codecs(&scene, &disk, &run).2, [Codec::Lz4.number()]);
+        scene.delete(&other);
+        scene.copy();
+        while scene.flusher.force_collect() {}
+        assert_eq!(codecs(&scene, &disk, &run).2, [Codec::Zstd.number()]);
+    }
+
     #[test]
     fn there_is_haste_while_copying_is_behind_or_the_journal_fills_and_space_is_not_short() {
         let options = Options {
